@@ -1,0 +1,55 @@
+// verifix._C: the CPU kernels. Pointers come as integers from verifix/kernels/cpu.py, which knows what they point to.
+#include <pybind11/pybind11.h>
+
+#include "data_type.h"
+#include "verifix/abs_median.h"
+#include "verifix/isa.h"
+#include "verifix/parallel.h"
+
+namespace py = pybind11;
+using namespace verifix;
+
+namespace {
+
+void abs_median(std::uintptr_t x, std::uintptr_t values, std::uintptr_t index, std::int64_t batch, std::int64_t k,
+                std::int64_t n, const std::string& dtype, int threads, const std::string& isa) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        abs_median_cpu(reinterpret_cast<const T*>(x), reinterpret_cast<T*>(values),
+                       reinterpret_cast<std::int64_t*>(index), {batch, k, n}, threads, isa_named(isa));
+    });
+}
+
+py::dict config() {
+    py::list known, available;
+    for (const Isa isa : all_isas) {
+        known.append(isa_name(isa));
+        if (isa_supported(isa)) available.append(isa_name(isa));
+    }
+    py::dict facts;
+#if defined(__clang__)
+    facts["compiler"] = "clang " __clang_version__;
+#else
+    facts["compiler"] = "g++ " __VERSION__;
+#endif
+    facts["flags"] = VERIFIX_FLAGS;
+    facts["isas_known"] = known;
+    facts["isas"] = available;
+#if defined(_OPENMP)
+    facts["openmp"] = _OPENMP;
+#else
+    facts["openmp"] = py::none();
+#endif
+    facts["cuda_build"] = VERIFIX_CUDA_BUILD;
+    return facts;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+    m.doc() = "CPU kernels of verifix; use them through verifix.kernels.";
+    m.def("abs_median", &abs_median, py::kw_only(), py::arg("x"), py::arg("values"), py::arg("index"), py::arg("batch"),
+          py::arg("k"), py::arg("n"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
+          py::call_guard<py::gil_scoped_release>());
+    m.def("config", &config, "What was built, and which instruction sets this processor has.");
+}

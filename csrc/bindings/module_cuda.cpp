@@ -1,0 +1,41 @@
+// verifix._C_cuda: the CUDA kernels. Pointers come as integers from verifix/kernels/cuda.py, which has checked what
+// they point to and has made their device current; nothing here waits for the device. The module imports on machines
+// without a GPU or a driver.
+#include <pybind11/pybind11.h>
+
+#include "data_type.h"
+#include "verifix/abs_median.h"
+#include "verifix/cuda.h"
+
+namespace py = pybind11;
+using namespace verifix;
+
+namespace {
+
+void abs_median(std::uintptr_t x, std::uintptr_t values, std::uintptr_t index, std::int64_t batch, std::int64_t k,
+                std::int64_t n, const std::string& dtype, std::uintptr_t stream) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        abs_median_cuda(reinterpret_cast<const T*>(x), reinterpret_cast<T*>(values),
+                        reinterpret_cast<std::int64_t*>(index), {batch, k, n}, reinterpret_cast<void*>(stream));
+    });
+}
+
+py::dict config() {
+    const CudaMachine machine = cuda_machine();
+    py::dict facts;
+    facts["architectures"] = VERIFIX_CUDA_ARCHITECTURES;
+    facts["runtime_version"] = machine.runtime_version;
+    facts["driver_version"] = machine.driver_version;
+    facts["devices"] = machine.devices;
+    return facts;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
+    m.doc() = "CUDA kernels of verifix; use them through verifix.kernels.";
+    m.def("abs_median", &abs_median, py::kw_only(), py::arg("x"), py::arg("values"), py::arg("index"), py::arg("batch"),
+          py::arg("k"), py::arg("n"), py::arg("dtype"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+    m.def("config", &config, "What was built, and whether a driver and a GPU are there.");
+}

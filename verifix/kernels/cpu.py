@@ -1,0 +1,33 @@
+"""The operators on the CPU: hands pointers to ``verifix._C``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verifix.kernels import native, reference
+
+
+def abs_median(
+    x: Tensor,  # (batch, k, n)
+) -> tuple[Tensor, Tensor]:
+    """:func:`verifix.kernels.abs_median` on the CPU; the argument has been checked."""
+    library = native.module_or_none("verifix._C")
+    if library is None:
+        return reference.abs_median(x)
+    x = x.contiguous()
+    batch, k, n = x.shape
+    values = x.new_empty(batch, n)
+    index = torch.empty(batch, n, dtype=torch.int64)
+    library.abs_median(
+        x=x.data_ptr(),
+        values=values.data_ptr(),
+        index=index.data_ptr(),
+        batch=batch,
+        k=k,
+        n=n,
+        dtype=str(x.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        isa=native.isa(),
+    )
+    return values, index

@@ -1,0 +1,20 @@
+"""The operators in plain torch: the fallback where native code is missing, and what native code is tested against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def abs_median(
+    x: Tensor,  # (batch, k, n)
+) -> tuple[Tensor, Tensor]:
+    """:func:`verifix.kernels.abs_median`, by sorting; differentiable by itself."""
+    absolute = x.abs()
+    not_a_number = absolute.isnan()
+    median = absolute.detach().sort(dim=1).values[:, (x.shape[1] - 1) // 2]
+    # A column with a NaN attains "the median" where it is NaN. argmax takes the first of equals.
+    attains = torch.where(not_a_number.any(dim=1, keepdim=True), not_a_number, absolute == median.unsqueeze(1))
+    index = attains.to(torch.uint8).argmax(dim=1)
+    values = absolute.gather(1, index.unsqueeze(1)).squeeze(1)
+    return values.masked_fill(values.isnan(), torch.nan), index
