@@ -1,0 +1,117 @@
+"""The backward pass: push linear forms from a node to the input, replacing every nonlinearity by lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from verifix.graph import INPUT, Graph
+from verifix.operations import Affine, Lines, Relaxation
+from verifix.operations.relaxation import Pulled
+from verifix.sets import InputSet
+from verifix.tensors import contract, fold, unfold
+
+
+@dataclass
+class Forms:
+    """Coefficients on one node, ``(n or 1, r, *shape)``, for lower and upper bounds; None where not wanted.
+
+    As long as both sides are equal they are the same tensor, and are pushed once.
+    """
+
+    lower: Tensor | None
+    upper: Tensor | None
+
+    def __add__(self, other: Forms) -> Forms:
+        lower = _add(self.lower, other.lower)
+        if self.lower is self.upper and other.lower is other.upper:
+            return Forms(lower, lower)
+        return Forms(lower, _add(self.upper, other.upper))
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def backward(
+    graph: Graph,
+    start: str,
+    rows: Tensor,
+    relaxations: Mapping[str, Relaxation],
+    inputs: InputSet,
+    *,
+    upper: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Bounds of ``rows . z_start`` over the input set: lower and (if wanted) upper, both ``(n, r)``.
+
+    This is the dual network of Wong and Kolter (thesis, equation 3.9, with rows for ``-nu``) read as in CROWN: at every
+    step ``rows . z_start >= form . z_node + constant``. It is sound for any relaxations that hold on the set.
+
+    Args:
+        start: the node that the rows are on.
+        rows: ``(n, r, *shape)``, or ``(1, r, *shape)`` when all inputs share them.
+        relaxations: for every nonlinear node that ``start`` depends on.
+        upper: whether the upper bound is wanted too.
+    """
+    n = len(inputs)
+    pending: dict[str, Forms] = {start: Forms(rows, rows if upper else None)}
+    low: Tensor = rows.new_zeros(n, rows.shape[1])
+    high: Tensor | None = low if upper else None
+    for node in reversed(graph.ancestors(start) if start != INPUT else []):
+        forms = pending.pop(node.name, None)
+        if forms is None:
+            continue
+        if isinstance(node.operation, Affine):
+            parts, below, above = _affine(node.operation, forms)
+        else:
+            part, below, above = _relaxed(relaxations[node.name], forms)
+            parts = (part,)
+        low = low if below is None else low + below
+        high = high if high is None or above is None else high + above
+        for name, part in zip(node.inputs, parts, strict=True):
+            if part.lower is not None or part.upper is not None:
+                pending[name] = pending[name] + part if name in pending else part
+    if INPUT in pending:
+        low, high = _concretise(inputs, pending[INPUT], low, high)
+    return low, high
+
+
+def _affine(operation: Affine, forms: Forms) -> tuple[tuple[Forms, ...], Tensor | None, Tensor | None]:
+    def push(rows: Tensor | None) -> tuple[list[Tensor | None], Tensor | None]:
+        if rows is None:
+            return [None] * len(operation.inputs), None
+        offset = operation.offset(rows)
+        constant = None if offset is None else contract(rows, offset.expand(1, *operation.shape))
+        return [unfold(part, rows) for part in operation.adjoint(fold(rows))], constant
+
+    lowers, below = push(forms.lower)
+    if forms.upper is forms.lower:
+        return tuple(Forms(part, part) for part in lowers), below, below
+    uppers, above = push(forms.upper)
+    return tuple(Forms(a, b) for a, b in zip(lowers, uppers, strict=True)), below, above
+
+
+def _relaxed(relaxation: Relaxation, forms: Forms) -> tuple[Forms, Tensor | None, Tensor | None]:
+    if forms.lower is not None and forms.lower is forms.upper and isinstance(relaxation, Lines) and relaxation.parallel:
+        rows, *offsets = relaxation.shared(forms.lower)
+        return Forms(rows, rows), offsets[0], offsets[1]
+    lower, below = _pull(relaxation.below, forms.lower)
+    upper, above = _pull(relaxation.above, forms.upper)
+    return Forms(lower, upper), below, above
+
+
+def _pull(side: Callable[[Tensor], Pulled], rows: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if rows is None else side(rows)
+
+
+def _concretise(inputs: InputSet, forms: Forms, low: Tensor, high: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if forms.lower is not None and forms.lower is forms.upper:
+        smallest, largest = inputs.extrema(forms.lower)
+        return low + smallest, None if high is None else high + largest
+    if forms.lower is not None:
+        low = low - inputs.support(-forms.lower)
+    if forms.upper is not None and high is not None:
+        high = high + inputs.support(forms.upper)
+    return low, high

@@ -1,0 +1,186 @@
+"""The engine: bounds of any linear form of any node, over a batch of input sets, by one method."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from verifix.bounds.backward import backward
+from verifix.bounds.method import Method
+from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error, underflow, upper_bound
+from verifix.bounds.tiles import check_memory, row_tiles
+from verifix.errors import InvalidValue
+from verifix.graph import INPUT, Graph
+from verifix.operations import Affine, Nonlinear, Relaxation
+from verifix.sets import InputSet
+from verifix.tensors import contract, flatten
+
+Interval = tuple[Tensor, Tensor]
+
+
+class Engine:
+    """Bounds over one batch of input sets; what was computed for a node is kept for the next question.
+
+    Args:
+        graph: the network.
+        inputs: where its inputs may be; bounds are computed in the dtype of these sets.
+        method: which bounds.
+        memory: byte budget of a backward pass; default a quarter of what is free, at most 256 MiB on CPU.
+        rounding: widen every bound by a rigorous bound on its own rounding error. Training switches this off: it needs
+            gradients, not certificates.
+
+    Gradients flow to parameters and inputs through everything but the rounding terms.
+    """
+
+    def __init__(
+        self, graph: Graph, inputs: InputSet, method: Method, *, memory: int | None = None, rounding: bool = True
+    ) -> None:
+        if inputs.shape != graph.input_shape:
+            raise InvalidValue("x", f"inputs of shape {inputs.shape}", f"the network takes {graph.input_shape}")
+        self.graph, self.inputs, self.method = graph, inputs, method
+        self.rounding = rounding
+        self.dtype = inputs.center.dtype
+        self.memory = check_memory(memory, inputs.center.device)
+        self.relaxations: dict[str, Relaxation] = {}
+        self._preactivations: dict[str, Interval] = {}
+        self._intervals: dict[str, Interval] = {}
+        self._magnitudes: dict[str, Tensor] = {}
+
+    def rows(self, name: str, rows: Tensor, *, upper: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Bounds of ``rows . z`` for a named node: lower and upper, both ``(n, r)``.
+
+        Args:
+            rows: ``(n, r, *shape)`` or ``(1, r, *shape)``, in the engine's dtype.
+            upper: whether the upper bound is wanted; None is returned otherwise.
+        """
+        self._prepare(name)
+        lows, highs = [], []
+        for tile in row_tiles(rows.shape[1], len(self.inputs), self.graph, self.dtype, self.memory):
+            part = rows[:, tile]
+            low, high = backward(self.graph, name, part, self.relaxations, self.inputs, upper=upper)
+            error = self._error_of_rows(name, part) if self.rounding else 0.0
+            lows.append(lower_bound(low, error))
+            highs.append(None if high is None else upper_bound(high, error))
+        if not lows:
+            empty = self.inputs.center.new_zeros(len(self.inputs), 0)
+            return empty, empty if upper else None
+        return torch.cat(lows, 1), torch.cat([high for high in highs if high is not None], 1) if upper else None
+
+    def node(self, name: str) -> Interval:
+        """Bounds of every entry of a named node (or of the input): lower and upper, both ``(n, *shape)``."""
+        if name != INPUT:
+            self.graph.node(name)
+        return self._backward_node(name) if self.method.intermediate == "interval" else self._preactivation(name)
+
+    def _prepare(self, name: str) -> None:
+        """Find lines for every nonlinear node that a node depends on."""
+        for node in self.graph.nonlinear(name) if name != INPUT else []:
+            if node.name not in self.relaxations:
+                lower, upper = self._preactivation(node.inputs[0])
+                operation = node.operation
+                if not isinstance(operation, Nonlinear):
+                    raise InvalidValue("node", node.name, "is not a nonlinear operation")
+                self.relaxations[node.name] = operation.lines(lower, upper, self.method.slopes)
+
+    def _preactivation(self, name: str) -> Interval:
+        if name not in self._preactivations:
+            self._preactivations[name] = self._compute_preactivation(name)
+        return self._preactivations[name]
+
+    def _compute_preactivation(self, name: str) -> Interval:
+        if self.method.intermediate == "interval":
+            return self._interval_node(name)
+        if self.method.intermediate == "backward":
+            return self._backward_node(name)
+        low_i, high_i = self._interval_node(name)
+        low_b, high_b = self._backward_node(name)
+        return torch.maximum(low_i, low_b), torch.minimum(high_i, high_b)
+
+    def _backward_node(self, name: str) -> Interval:
+        """The backward pass from every entry of a node."""
+        if name == INPUT:
+            return self._rounded(name, *self.inputs.hull())
+        self._prepare(name)
+        shape = self.graph.shape_of(name)
+        size = math.prod(shape)
+        lows, highs = [], []
+        for tile in row_tiles(size, len(self.inputs), self.graph, self.dtype, self.memory):
+            rows = _identity(size, tile, self.inputs.center).reshape(1, -1, *shape)
+            low, high = backward(self.graph, name, rows, self.relaxations, self.inputs)
+            lows.append(low)
+            highs.append(low if high is None else high)
+        shaped = (len(self.inputs), *shape)
+        if not lows:
+            empty = self.inputs.center.new_zeros(shaped)
+            return empty, empty
+        return self._rounded(name, torch.cat(lows, 1).reshape(shaped), torch.cat(highs, 1).reshape(shaped))
+
+    def _interval_node(self, name: str) -> Interval:
+        """The interval pass up to a node, from the bounds that nonlinear operations have."""
+        for node in self.graph.ancestors(name) if name != INPUT else []:
+            if node.name in self._intervals:
+                continue
+            if isinstance(node.operation, Nonlinear):
+                sides = [self._preactivation(node.inputs[0])]
+            else:
+                sides = [self._intervals[source] if source != INPUT else self.inputs.hull() for source in node.inputs]
+            lowers, uppers = zip(*sides, strict=True)
+            self._intervals[node.name] = node.operation.interval(lowers, uppers)
+        return self._rounded(name, *(self.inputs.hull() if name == INPUT else self._intervals[name]))
+
+    def _rounded(self, name: str, lower: Tensor, upper: Tensor) -> Interval:
+        if not self.rounding:
+            return lower_bound(lower), upper_bound(upper)
+        self._prepare(name)
+        with torch.no_grad():
+            factor, floor = relative_error(self.graph, name, self.dtype), underflow(self.graph, name, self.dtype)
+            error = factor * self._magnitude(name)
+            error = error + floor * self._largest_magnitude(name).reshape(-1, *[1] * (lower.dim() - 1))
+        return lower_bound(lower, error), upper_bound(upper, error)
+
+    @torch.no_grad()
+    def _error_of_rows(self, name: str, rows: Tensor) -> Tensor:
+        factor, floor = relative_error(self.graph, name, self.dtype), underflow(self.graph, name, self.dtype)
+        size = contract(rows.abs(), self._magnitude(name))
+        return factor * size + floor * self._largest_magnitude(name)[:, None] * (1 + flatten(rows.abs(), 2).sum(2))
+
+    @torch.no_grad()
+    def _magnitude(self, name: str) -> Tensor:
+        """``M`` of ``bounds.rounding`` for a node whose nonlinear ancestors have lines."""
+        if INPUT not in self._magnitudes:
+            self._magnitudes[INPUT] = self.inputs.magnitude()
+        for node in self.graph.ancestors(name) if name != INPUT else []:
+            if node.name in self._magnitudes:
+                continue
+            parts = [self._magnitudes[source] for source in node.inputs]
+            operation = node.operation
+            if isinstance(operation, Affine):
+                size = operation.absolute(*parts)
+                offset = operation.offset_size(size)
+                size = size if offset is None else size + offset
+            else:
+                lower, upper = self._preactivations[node.inputs[0]]
+                size = self.relaxations[node.name].magnitude(
+                    torch.maximum(parts[0], torch.maximum(lower.abs(), upper.abs()))
+                )
+            self._magnitudes[node.name] = (size + quantum(self.dtype)).expand(len(self.inputs), *node.shape)
+        return self._magnitudes[name]
+
+    def _largest_magnitude(self, name: str) -> Tensor:
+        """``1 + max M`` over a node and its ancestors, ``(n,)``."""
+        names = [INPUT, *(node.name for node in self.graph.ancestors(name))] if name != INPUT else [INPUT]
+        sizes = [
+            flatten(self._magnitudes[n], 1).amax(1)
+            for n in names
+            if n in self._magnitudes and self._magnitudes[n].numel()
+        ]
+        largest = torch.stack(sizes).amax(0) if sizes else self.inputs.center.new_zeros(len(self.inputs))
+        return SAFETY * (1 + largest)
+
+
+def _identity(size: int, tile: slice, like: Tensor) -> Tensor:
+    rows = like.new_zeros(tile.stop - tile.start, size)
+    rows[torch.arange(len(rows)), torch.arange(tile.start, tile.stop)] = 1.0
+    return rows

@@ -1,0 +1,91 @@
+"""Which bound to compute: the engine's choices, and the names that the literature gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from verifix.errors import InvalidType, InvalidValue
+from verifix.operations import Slopes
+
+Intermediate = Literal["interval", "backward", "both"]
+Estimator = Literal["exact"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to bound a network.
+
+    Args:
+        intermediate: where bounds of pre-activations come from: one ``interval`` pass, the same ``backward`` pass layer
+            by layer, or the better of ``both``, entry by entry.
+        slopes: which lines enclose each activation: ``same``, ``adaptive``, ``zero``, ``one``, or ``constant`` (flat
+            lines: intervals to the end).
+        estimator: how sums of absolute values are evaluated: ``exact``.
+
+    ========== ============ ========== =========================================================
+    name       intermediate slopes     in the literature
+    ========== ============ ========== =========================================================
+    ibp        interval     constant   interval bound propagation (Gowal et al.)
+    crown-ibp  interval     adaptive   CROWN-IBP (Zhang et al.), its last pass
+    cap        backward     same       CAP, the dual network of Wong and Kolter, Fast-Lin
+    crown      backward     adaptive   CROWN (Zhang et al.), DeepPoly (Singh et al.)
+    ========== ============ ========== =========================================================
+    """
+
+    intermediate: Intermediate
+    slopes: Slopes
+    estimator: Estimator = "exact"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("intermediate", Intermediate), ("slopes", Slopes), ("estimator", Estimator)):
+            if getattr(self, name) not in get_args(kind):
+                raise InvalidValue(name, repr(getattr(self, name)), f"choose one of {', '.join(get_args(kind))}")
+        if self.slopes == "constant" and self.intermediate != "interval":
+            raise InvalidValue("intermediate", repr(self.intermediate), "flat lines (slopes='constant') need interval")
+
+
+NAMED: dict[str, Method] = {
+    "ibp": Method("interval", "constant"),
+    "crown-ibp": Method("interval", "adaptive"),
+    "cap": Method("backward", "same"),
+    "crown": Method("backward", "adaptive"),
+}
+
+MethodLike = str | Method | Sequence["str | Method"]
+
+
+def parse_method(method: MethodLike) -> tuple[Method, ...]:
+    """The methods to intersect: a name, names joined by ``+``, a :class:`Method`, or a sequence of these.
+
+    A name is one of :data:`NAMED`, or ``intermediate:slopes``.
+
+    Raises:
+        InvalidValue: for an unknown name.
+
+    >>> [choice.slopes for choice in parse_method("cap+ibp")]
+    ['same', 'constant']
+    >>> parse_method("both:zero")
+    (Method(intermediate='both', slopes='zero', estimator='exact'),)
+    """
+    if isinstance(method, Method):
+        return (method,)
+    if isinstance(method, str):
+        return tuple(_named(part.strip().lower()) for part in method.split("+"))
+    if not isinstance(method, Sequence):
+        raise InvalidType("method", method, "a name, a Method, or a sequence of these")
+    if not method:
+        raise InvalidValue("method", method, "name at least one")
+    return tuple(part for entry in method for part in parse_method(entry))
+
+
+def _named(name: str) -> Method:
+    if name in NAMED:
+        return NAMED[name]
+    intermediate, colon, slopes = name.partition(":")
+    if colon:
+        return Method(intermediate, slopes)  # type: ignore[arg-type]  # checked by Method
+    raise InvalidValue(
+        "method", repr(name), f"choose one of {', '.join(NAMED)}, join them by '+', or give 'intermediate:slopes'"
+    )

@@ -1,0 +1,8 @@
+"""What each ATen operation of an exported program means, in our operations: one module per family of rules."""
+
+from verifix.graph.aten import activations, arithmetic, layers, movement, pooling
+from verifix.graph.aten.lowering import RULES, Lowering
+
+SUPPORTED = sorted(name for name in RULES if not name.startswith("_"))
+
+__all__ = ["RULES", "SUPPORTED", "Lowering", "activations", "arithmetic", "layers", "movement", "pooling"]

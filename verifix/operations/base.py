@@ -1,0 +1,103 @@
+"""What an operation is to the engine: affine, or nonlinear between two lines.
+
+Shapes never include the batch axis. Every operation knows the shapes of its inputs from the day it is made, and reads
+its parameters anew at each use, so that bounds follow training and can be trained through.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from verifix.operations.relaxation import Relaxation
+
+Shape = tuple[int, ...]
+Value = Callable[[], Tensor]
+Slopes = Literal["same", "adaptive", "zero", "one", "constant"]
+
+
+def live(module: nn.Module, name: str) -> Value:
+    """A parameter or buffer of a module, read at each use."""
+    return lambda: getattr(module, name)
+
+
+def fixed(tensor: Tensor) -> Value:
+    """A constant."""
+    return lambda: tensor
+
+
+def read(value: Value, like: Tensor) -> Tensor:
+    """The value in the dtype and on the device of ``like``."""
+    return value().to(like)
+
+
+class Operation(ABC):
+    """One node's map from its inputs to its output, batch first.
+
+    Attributes:
+        inputs: the shapes of the inputs.
+        shape: the shape of the output.
+    """
+
+    inputs: tuple[Shape, ...]
+    shape: Shape
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The map itself: ``(n, *shape_i)`` to ``(n, *shape)``."""
+
+    @abstractmethod
+    def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The image of a box, enclosed in a box."""
+
+    @property
+    @abstractmethod
+    def roundings(self) -> int:
+        """How many roundings one entry of its output, or of its adjoint, goes through; see ``bounds.rounding``."""
+
+
+class Affine(Operation):
+    """``y = W x + b`` over one or more inputs, given by ``W``, its adjoint, ``|W|`` and ``b``."""
+
+    @abstractmethod
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``|W| x``: what the map does to radii and magnitudes."""
+
+    @abstractmethod
+    def adjoint(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """``W^T`` on coefficient rows: ``(m, *shape)`` to one ``(m, *shape_i)`` for each input."""
+
+    @abstractmethod
+    def offset(self, like: Tensor) -> Tensor | None:
+        """``b``, broadcastable to ``(1, *shape)``, or None where it is zero."""
+
+    def offset_size(self, like: Tensor) -> Tensor | None:
+        """A bound on the absolute values of the terms that ``b`` is made of; see ``bounds.rounding``."""
+        offset = self.offset(like)
+        return None if offset is None else offset.abs()
+
+    def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        radii = [(upper - lower) / 2 for lower, upper in zip(lowers, uppers, strict=True)]
+        middle = self.forward(*(lower + radius for lower, radius in zip(lowers, radii, strict=True)))
+        spread = self.absolute(*radii)
+        return middle - spread, middle + spread
+
+
+class Nonlinear(Operation):
+    """An operation of one input that the engine encloses between two lines on an interval."""
+
+    roundings: int = 8  # building a chord or a tangent, and evaluating it
+
+    @abstractmethod
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
+        """Lines that enclose the operation for every pre-activation in ``[lower, upper]``, ``(n, *input shape)``."""
+
+
+def poison(lower: Tensor, upper: Tensor) -> Tensor:
+    """Zero where the interval has a finite width, NaN elsewhere: one that is not known must not look as if it were."""
+    finite = torch.isfinite(upper - lower)  # both ends are, and a slope over the width is not rounded to zero
+    return torch.where(finite.detach(), 0.0, torch.nan).to(lower.dtype)

@@ -1,0 +1,130 @@
+"""Piecewise linear activations: ReLU, leaky ReLU, absolute value, and clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from verifix.errors import InvalidValue
+from verifix.operations.base import Nonlinear, Shape, Slopes, poison
+from verifix.operations.relaxation import Levels, Lines, Relaxation
+
+
+class TwoPiece(Nonlinear):
+    """``h(z) = left z`` for ``z < 0``, else ``right z``: ReLU (0, 1), leaky ReLU (a, 1), absolute value (-1, 1).
+
+    On an interval that straddles zero one line is the chord and the other passes through the origin with a free slope
+    between the two pieces (thesis, equation 3.4 and figure 3.2; Lee et al., section 3). Rules for the free slope:
+
+    - ``same``: the chord's, so that the lines are parallel (CAP, equation 3.18);
+    - ``adaptive``: the piece whose triangle has the smaller area (CROWN);
+    - ``zero`` and ``one``: the slope nearest to 0 or to 1;
+    - ``constant``: no slopes at all, the interval of the output (IBP).
+    """
+
+    def __init__(self, shape: Shape, left: float = 0.0, right: float = 1.0) -> None:
+        self.inputs = (shape,)
+        self.shape = shape
+        self.left, self.right = left, right
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (z,) = inputs
+        if self.left == 0.0 and self.right == 1.0:
+            return z.clamp(min=0)
+        return torch.where(z < 0, self.left * z, self.right * z)
+
+    def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        at_lower, at_upper = self.forward(lowers[0]), self.forward(uppers[0])
+        if self.left >= 0 and self.right >= 0:
+            return at_lower, at_upper
+        low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
+        straddles = (lowers[0] < 0) & (uppers[0] > 0)
+        return torch.where(straddles, low.clamp(max=0), low), torch.where(straddles, high.clamp(min=0), high)
+
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
+        if slopes == "constant":
+            return Levels(*self.interval([lower], [upper]))
+        left, right = self.left, self.right
+        negative = upper <= 0
+        unstable = ~(negative | (lower >= 0))  # also where a bound is NaN, which then shows in the slopes
+        width = torch.where(unstable, upper - lower + poison(lower, upper), 1.0)
+        # by full_like, not torch.where of two numbers, which would round them to float32
+        at_left, at_right = torch.full_like(lower, left), torch.full_like(lower, right)
+        stable_slope = torch.where(negative, at_left, at_right)
+        chord = torch.where(unstable, (right * upper - left * lower) / width, stable_slope)
+        offset = torch.where(unstable, (left - chord) * lower, 0.0)
+        if slopes == "same":
+            free = chord
+        else:
+            small, large = min(left, right), max(left, right)
+            if slopes == "adaptive":
+                chosen = torch.where(upper > -lower, at_right, at_left)
+            else:
+                chosen = torch.full_like(lower, min(max(0.0 if slopes == "zero" else 1.0, small), large))
+            free = torch.where(unstable, chosen, stable_slope)
+        if left <= right:
+            return Lines(free, None, chord, offset)
+        return Lines(chord, offset, free, None)
+
+
+class Clip(Nonlinear):
+    """``h(z) = min(max(z, low), high)``: clamp, hardtanh, ReLU6; ``low`` or ``high`` may be infinite.
+
+    With both kinks inside the interval each line passes through one kink: the upper through ``(high, high)`` with slope
+    at most ``(high - low) / (high - l)``, the lower through ``(low, low)`` with slope at most ``(high - low) / (u -
+    low)``.
+    ``same`` takes the smaller of the two for both (thesis, equation 3.62).
+    """
+
+    def __init__(self, shape: Shape, low: float, high: float) -> None:
+        if not low <= high:
+            raise InvalidValue("clamp", f"({low}, {high})", "needs min <= max")
+        self.inputs = (shape,)
+        self.shape = shape
+        self.low, self.high = low, high
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].clamp(self.low, self.high)
+
+    def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.forward(lowers[0]), self.forward(uppers[0])
+
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
+        if slopes == "constant":
+            return Levels(*self.interval([lower], [upper]))
+        flat = (upper <= self.low) | (lower >= self.high)
+        kink_low = (lower < self.low) & ~flat
+        kink_high = (upper > self.high) & ~flat
+        # finite stand-ins where a side is infinite: the masks are then false everywhere
+        low = self.low if self.low > -torch.inf else 0.0
+        high = self.high if self.high < torch.inf else 0.0
+        both = kink_low & kink_high
+        chord = (self.forward(upper) - self.forward(lower)) / torch.where(kink_low | kink_high, upper - lower, 1.0)
+        most_above = torch.where(both, (high - low) / torch.where(both, high - lower, 1.0), 1.0)
+        most_below = torch.where(both, (high - low) / torch.where(both, upper - low, 1.0), 1.0)
+        level = torch.where(flat, 0.0, 1.0).to(lower)
+        if slopes == "same":
+            one_kink = torch.where(kink_low | kink_high, chord, level)
+            slope = torch.where(both, torch.minimum(most_above, most_below), one_kink)
+            above = below = slope
+        else:
+            middle = (lower + upper) / 2
+            above = torch.where(
+                kink_high, most_above * _pick(slopes, middle < high), torch.where(kink_low, chord, level)
+            )
+            below = torch.where(
+                kink_low, most_below * _pick(slopes, middle > low), torch.where(kink_high, chord, level)
+            )
+        at_lower, unknown = self.forward(lower), poison(lower, upper)
+        # each line passes through its kink, or through the left end of the interval
+        offset_above = torch.where(kink_high, high - above * high, at_lower - above * lower) + unknown
+        offset_below = torch.where(kink_low, low - below * low, at_lower - below * lower) + unknown
+        return Lines(below, offset_below, above, offset_above)
+
+
+def _pick(slopes: Slopes, steep_is_tighter: Tensor) -> Tensor | float:
+    if slopes == "adaptive":
+        return steep_is_tighter
+    return 0.0 if slopes == "zero" else 1.0

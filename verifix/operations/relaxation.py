@@ -1,0 +1,113 @@
+"""Linear functions that enclose a nonlinear operation, and how coefficient rows are pulled back through them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verifix.tensors import contract
+
+Pulled = tuple[Tensor | None, Tensor]
+
+
+class Relaxation(ABC):
+    """Encloses ``h(z)`` for one nonlinear operation and a batch of intervals."""
+
+    parallel: ClassVar[bool] = False
+
+    @abstractmethod
+    def below(self, rows: Tensor) -> Pulled:
+        """``rows (b, r, *out)`` to ``(rows', offset)`` with ``rows . h(z) >= rows' . z + offset`` on the interval.
+
+        ``rows'`` is ``(n, r, *in)``, or None for zero; ``offset`` is ``(n, r)``.
+        """
+
+    @abstractmethod
+    def above(self, rows: Tensor) -> Pulled:
+        """The same with ``<=``."""
+
+    @abstractmethod
+    def magnitude(self, z: Tensor) -> Tensor:
+        """A bound on the sum of absolute values of all terms, from one for the input: ``(n, *in)`` to ``(n, *out)``."""
+
+
+@dataclass(frozen=True)
+class Lines(Relaxation):
+    """``lower_slope z + lower_offset <= h(z) <= upper_slope z + upper_offset``, elementwise; tensors ``(n, *shape)``.
+
+    An offset of None is zero. Where ``upper_slope`` is ``lower_slope`` (the same tensor) the lines are parallel, and
+    rows for lower and upper bounds stay equal. ``scale`` bounds the values that went into the offsets beside the
+    pre-activation,
+    for activations that do not vanish at zero.
+    """
+
+    lower_slope: Tensor
+    lower_offset: Tensor | None
+    upper_slope: Tensor
+    upper_offset: Tensor | None
+    scale: float = 0.0
+
+    @property
+    def parallel(self) -> bool:  # type: ignore[override]
+        return self.lower_slope is self.upper_slope
+
+    def below(self, rows: Tensor) -> Pulled:
+        return self._pull(rows, self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)
+
+    def above(self, rows: Tensor) -> Pulled:
+        return self._pull(rows, self.upper_slope, self.upper_offset, self.lower_slope, self.lower_offset)
+
+    def shared(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both directions at once, for parallel lines: pulled rows, offset below, offset above."""
+        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+        below = _offset(positive, self.lower_offset, negative, self.upper_offset, rows, self.lower_slope)
+        above = _offset(positive, self.upper_offset, negative, self.lower_offset, rows, self.lower_slope)
+        return rows * self.lower_slope[:, None], below, above
+
+    def _pull(
+        self, rows: Tensor, slope_p: Tensor, offset_p: Tensor | None, slope_n: Tensor, offset_n: Tensor | None
+    ) -> Pulled:
+        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+        offset = _offset(positive, offset_p, negative, offset_n, rows, slope_p)
+        if slope_p is slope_n:
+            return rows * slope_p[:, None], offset
+        return positive * slope_p[:, None] + negative * slope_n[:, None], offset
+
+    def magnitude(self, z: Tensor) -> Tensor:
+        size = torch.maximum(self.lower_slope.abs(), self.upper_slope.abs()) * z
+        offsets = [offset.abs() for offset in (self.lower_offset, self.upper_offset) if offset is not None]
+        if offsets:
+            size = size + torch.stack(torch.broadcast_tensors(*offsets)).amax(0)
+        return size + self.scale
+
+
+def _offset(
+    positive: Tensor, offset_p: Tensor | None, negative: Tensor, offset_n: Tensor | None, rows: Tensor, like: Tensor
+) -> Tensor:
+    total = like.new_zeros(like.shape[0], rows.shape[1])
+    if offset_p is not None:
+        total = total + contract(positive, offset_p)
+    if offset_n is not None:
+        total = total + contract(negative, offset_n)
+    return total
+
+
+@dataclass(frozen=True)
+class Levels(Relaxation):
+    """``lower <= h(z) <= upper``: no dependence on the input is kept. Interval bound propagation, as two flat lines."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def below(self, rows: Tensor) -> Pulled:
+        return None, contract(rows.clamp(min=0), self.lower) + contract(rows.clamp(max=0), self.upper)
+
+    def above(self, rows: Tensor) -> Pulled:
+        return None, contract(rows.clamp(min=0), self.upper) + contract(rows.clamp(max=0), self.lower)
+
+    def magnitude(self, z: Tensor) -> Tensor:
+        return torch.maximum(self.lower.abs(), self.upper.abs())

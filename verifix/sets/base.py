@@ -1,0 +1,91 @@
+"""What the engine and the attacks need to know of a set of inputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from verifix.errors import InvalidType, InvalidValue
+
+
+class InputSet(ABC):
+    """A batch of sets, one around (or in place of) each of ``n`` inputs of shape ``shape``.
+
+    Every set is convex and compact. ``support`` is all that bounds need; ``hull`` starts the interval pass;
+    ``project`` and ``contains`` serve attacks and checks.
+    """
+
+    @property
+    @abstractmethod
+    def center(self) -> Tensor:
+        """A point of each set, ``(n, *shape)``: the input itself for a ball, the midpoint for a box."""
+
+    @abstractmethod
+    def hull(self) -> tuple[Tensor, Tensor]:
+        """The smallest box that holds each set: lower and upper, ``(n, *shape)``."""
+
+    @abstractmethod
+    def support(self, rows: Tensor) -> Tensor:
+        """``max <row, x>`` over each set, ``(n, r)``, for rows ``(n, r, *shape)`` or ``(1, r, *shape)``."""
+
+    @abstractmethod
+    def magnitude(self) -> Tensor:
+        """A bound on ``|x|`` and on every term that ``support`` adds up, ``(n, *shape)``; see ``bounds.rounding``."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point (Euclidean) of each set to ``x``, ``(n, *shape)``; ``contains`` holds for the result."""
+
+    @abstractmethod
+    def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
+        """Whether each ``x`` lies in its set, decided in float64, ``(n,)``; ``tolerance`` is added to the radius."""
+
+    @abstractmethod
+    def select(self, index: Tensor | slice) -> InputSet:
+        """The sets of some of the inputs."""
+
+    @abstractmethod
+    def to(self, target: torch.dtype | torch.device) -> InputSet:
+        """The same sets, computed with in another dtype or on another device."""
+
+    def extrema(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """``min`` and ``max`` of ``<row, x>`` over each set, both ``(n, r)``."""
+        return -self.support(-rows), self.support(rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return tuple(self.center.shape[1:])
+
+    def __len__(self) -> int:
+        return self.center.shape[0]
+
+
+def check_points(name: str, x: object) -> Tensor:
+    """Refuse what cannot be a batch of inputs: not a tensor, not floating point, no batch axis, NaN or infinite."""
+    if not isinstance(x, Tensor):
+        raise InvalidType(name, x, "a torch.Tensor of shape (n, ...)")
+    if not x.is_floating_point():
+        raise InvalidType(name, x, f"a floating-point tensor, not {x.dtype} (for example {name}.float())")
+    if x.dim() < 2:
+        raise InvalidValue(name, f"tensor of shape {tuple(x.shape)}", "must be a batch (n, ...) of inputs")
+    broken = (~torch.isfinite(x.detach())).flatten(1).any(1)
+    if broken.any():
+        first = int(broken.nonzero()[0])
+        raise InvalidValue(
+            name, f"{int(broken.sum())} of {len(x)} inputs with NaN or infinity (first: {first})", "clean the data"
+        )
+    return x
+
+
+def check_box(lower: Tensor, upper: Tensor) -> None:
+    """Refuse a box with NaN or with ``lower > upper`` anywhere."""
+    bad = ~(lower <= upper)
+    if bad.any():
+        position = tuple(int(i) for i in bad.nonzero()[0])
+        where = f" at {position}" if position else ""
+        raise InvalidValue(
+            "box", f"[{float(lower[position]):g}, {float(upper[position]):g}]{where}", "needs lower <= upper, no NaN"
+        )

@@ -1,0 +1,44 @@
+"""Contractions between coefficient rows and activations, shared by every layer above."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def contract(rows: Tensor, x: Tensor) -> Tensor:
+    """Inner product of every row with the activation of its input: ``(n, r)``.
+
+    Args:
+        rows: ``(n, r, *shape)``, or ``(1, r, *shape)`` when all inputs share their rows.
+        x: ``(n, *shape)``, or ``(1, *shape)`` when all inputs share it.
+
+    >>> contract(torch.ones(1, 2, 3), torch.arange(6.0).reshape(2, 3))
+    tensor([[ 3.,  3.],
+            [12., 12.]])
+    """
+    flat_rows, flat_x = flatten(rows, 2), flatten(x, 1)
+    if flat_rows.shape[0] == 1:
+        return flat_x @ flat_rows[0].T
+    if flat_x.shape[0] == 1:
+        return flat_rows @ flat_x[0]
+    return torch.bmm(flat_rows, flat_x[:, :, None])[:, :, 0]
+
+
+def flatten(x: Tensor, lead: int) -> Tensor:
+    """Merge all axes after the first ``lead`` into one; an activation of shape ``()`` gets an axis of size 1.
+
+    >>> flatten(torch.zeros(5, 2, 3), 1).shape, flatten(torch.zeros(5), 1).shape
+    (torch.Size([5, 6]), torch.Size([5, 1]))
+    """
+    return x.flatten(lead) if x.dim() > lead else x.unsqueeze(lead)
+
+
+def fold(rows: Tensor) -> Tensor:
+    """Merge the input and row axes: ``(n, r, *shape)`` to ``(n * r, *shape)``, as batched operators want it."""
+    return rows.flatten(0, 1)
+
+
+def unfold(folded: Tensor, like: Tensor) -> Tensor:
+    """Undo :func:`fold` for the leading axes of ``like``: ``(n * r, *shape)`` to ``(n, r, *shape)``."""
+    return folded.reshape(*like.shape[:2], *folded.shape[1:])
