@@ -1,0 +1,194 @@
+"""Certification: can any input of the set change the answer?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from verifix.bounds import Engine, Method, MethodLike, parse_method
+from verifix.bounds.rounding import plain_arithmetic
+from verifix.bounds.tiles import check_memory, input_tiles
+from verifix.certify.specification import Margins, Specification
+from verifix.certify.verdict import Result, Verdict
+from verifix.errors import InvalidType, InvalidValue
+from verifix.graph import Graph, capture
+from verifix.sets import Ball, InputSet
+
+
+def certify(
+    model: nn.Module | Graph,
+    x: Tensor,
+    y: Tensor | Specification,
+    inputs: Ball | InputSet,
+    method: MethodLike = "crown",
+    *,
+    memory: int | None = None,
+) -> Result:
+    """Prove, for each input, that no point of its set changes the answer.
+
+    Args:
+        model: a classifier that returns logits ``(n, classes)``, or its graph (:func:`verifix.capture`).
+        x: inputs ``(n, *shape)``, in raw units, float32 or float64.
+        y: labels ``(n,)``; or a :class:`Specification` such as :class:`verifix.Rows`.
+        inputs: a :class:`verifix.Ball` to put around each input, or an input set made from them.
+        method: ``ibp``, ``crown-ibp``, ``cap``, ``crown``; several joined by ``+`` for the best of each margin.
+        memory: byte budget of the bound passes; default a quarter of what is free, at most 256 MiB on CPU.
+
+    Returns:
+        A :class:`Result`. ``verified`` means that in real arithmetic, for the network with these very weights, every
+        margin is positive on the whole set: margins are lowered by a bound on their own rounding error
+        (``bounds.rounding``), and
+        where float32 leaves an input undecided, float64 is asked. An input that the model itself gets wrong is
+        ``falsified``:
+        it is its own counterexample.
+
+    Raises:
+        UnsupportedOperation: the model holds an operation without a rule.
+        InvalidValue, InvalidType: what is wrong with an argument, by name.
+
+    >>> from verifix import Ball
+    >>> model = nn.Linear(2, 2)
+    >>> with torch.no_grad():
+    ...     _ = model.weight.copy_(torch.eye(2)), model.bias.zero_()
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.5]]), torch.tensor([0, 0])
+    >>> certify(model, x, y, Ball("linf", eps=0.2), "ibp").verdicts.tolist()
+    ['verified', 'unknown']
+    """
+    methods = parse_method(method)
+    sets = _input_sets(x, inputs)
+    graph = model if isinstance(model, Graph) else capture(model, _example(x, model))
+    if len(graph.shape) != 1 or graph.shape[0] < 1:
+        raise InvalidValue(
+            "model", f"output of shape (n, {', '.join(map(str, graph.shape))})", "must return logits (n, classes)"
+        )
+    specification = y if isinstance(y, Specification) else Margins(y, graph.shape[0])
+    if not isinstance(y, Specification) and len(y) != len(x):
+        raise InvalidValue("y", f"{len(y)} labels", f"must be as many as the {len(x)} inputs")
+
+    with torch.no_grad(), plain_arithmetic():
+        budget = check_memory(memory, x.device)
+        margins, recomputed = _decide(graph, sets, specification, methods, budget)
+        logits = _logits(graph, x, budget)
+    predictions = logits.argmax(1) if logits.shape[1] else logits.new_zeros(len(x), dtype=torch.int64)
+    verdicts = np.full(len(x), Verdict.UNKNOWN.value, dtype="<U9")
+    proved = (margins > 0).all(1)
+    wrong = _violations(logits, predictions, y, specification)
+    verdicts[proved.cpu().numpy()] = Verdict.VERIFIED.value
+    verdicts[wrong.cpu().numpy()] = Verdict.FALSIFIED.value
+    verdicts[(~torch.isfinite(logits).all(1)).cpu().numpy()] = Verdict.UNKNOWN.value
+    counterexamples = {int(i): x[i].detach().clone() for i in np.flatnonzero(verdicts == Verdict.FALSIFIED.value)}
+    return Result(
+        verdicts,
+        specification.spread(margins, slice(None)),
+        predictions,
+        recomputed,
+        counterexamples,
+        graph,
+        sets,
+        methods,
+        memory,
+    )
+
+
+def _input_sets(x: Tensor, inputs: Ball | InputSet) -> InputSet:
+    if not isinstance(x, Tensor):
+        raise InvalidType("x", x, "a torch.Tensor (n, ...)")
+    if isinstance(inputs, Ball):
+        return inputs.around(x)
+    if not isinstance(inputs, InputSet):
+        raise InvalidType("inputs", inputs, "a Ball, or an input set such as Ball('linf', eps=0.1).around(x)")
+    if inputs.center.shape != x.shape:
+        raise InvalidValue(
+            "inputs", f"sets of shape {tuple(inputs.center.shape)}", f"must match x of shape {tuple(x.shape)}"
+        )
+    if not bool(inputs.contains(x).all()):
+        raise InvalidValue(
+            "x",
+            f"{int((~inputs.contains(x)).sum())} inputs outside their own set",
+            "pass the inputs that the sets were made for",
+        )
+    return inputs
+
+
+def _example(x: Tensor, model: nn.Module) -> Tensor:
+    if len(x):
+        return x[:2]
+    return torch.zeros(1, *x.shape[1:], dtype=x.dtype, device=x.device)
+
+
+def _decide(
+    graph: Graph, sets: InputSet, specification: Specification, methods: tuple[Method, ...], memory: int
+) -> tuple[Tensor, Tensor]:
+    """Margins of every row, and which inputs were decided in float64."""
+    parts, recomputed = [], torch.zeros(len(sets), dtype=torch.bool, device=sets.center.device)
+    for tile in input_tiles(len(sets), graph, sets.center.dtype, memory):
+        margins = _margins(graph, sets, specification, methods, memory, tile)
+        if sets.center.dtype != torch.float64:
+            undecided = _undecided(margins)
+            index = undecided.nonzero()[:, 0] + tile.start
+            for piece in index.split(max(1, (tile.stop - tile.start + 1) // 2)):
+                exact = _margins(graph, sets.to(torch.float64), specification, methods, memory, piece)
+                margins[piece - tile.start] = _round_down(exact, margins.dtype)
+            recomputed[index] = True
+        parts.append(margins)
+    return torch.cat(parts) if parts else sets.center.new_zeros(
+        0, specification.rows(slice(None), sets.center).shape[1]
+    ), recomputed
+
+
+def _undecided(margins: Tensor) -> Tensor:
+    return ~(margins > 0).all(1)
+
+
+def _round_down(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast to a shorter dtype without ever raising a lower bound."""
+    short = exact.to(dtype)
+    return torch.where(short.double() > exact, torch.nextafter(short, torch.full_like(short, -torch.inf)), short)
+
+
+def _margins(
+    graph: Graph,
+    sets: InputSet,
+    specification: Specification,
+    methods: tuple[Method, ...],
+    memory: int,
+    index: slice | Tensor,
+) -> Tensor:
+    part = sets.select(index)
+    rows = specification.rows(index, part.center)
+    threshold = specification.threshold(index, part.center)
+    best: Tensor | None = None
+    for method in methods:
+        lower, _ = Engine(graph, part, method, memory=memory).rows(graph.output, rows, upper=False)
+        best = lower if best is None else torch.fmax(best, lower)
+    if best is None:
+        raise InvalidValue("method", methods, "name at least one")
+    total = best + threshold
+    # casting the threshold, adding it and taking this away round once each
+    return torch.where(threshold == 0, total, total - 2 * torch.finfo(total.dtype).eps * (best.abs() + threshold.abs()))
+
+
+def _logits(graph: Graph, x: Tensor, memory: int) -> Tensor:
+    """What the original model says of the inputs themselves, at test time."""
+    model = graph.model
+    flags = [] if model is None else [(module, module.training) for module in model.modules()]
+    if model is not None:
+        model.eval()
+    try:
+        parts = [(graph if model is None else model)(x[tile]) for tile in input_tiles(len(x), graph, x.dtype, memory)]
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    return torch.cat(parts) if parts else x.new_zeros(0, *graph.shape)
+
+
+def _violations(logits: Tensor, predictions: Tensor, y: Tensor | Specification, specification: Specification) -> Tensor:
+    """Which inputs violate the specification themselves."""
+    if isinstance(y, Tensor):
+        return predictions != y.to(predictions.device)
+    everything = slice(None)
+    values = (specification.rows(everything, logits) * logits[:, None]).sum(2) + specification.threshold(
+        everything, logits
+    )
+    return (values < 0).any(1)

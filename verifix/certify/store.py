@@ -1,0 +1,232 @@
+"""The folder of a run: results that survive a crash, and settings that keep a resumed run honest.
+
+=====================  ===============================================================================================
+``settings.json``      ``settings``, which decide the results and must be the same on resume, and ``sources``, the paths
+                       that were read; written once, before the first result
+``results.jsonl``      one line per input, in order; only ever appended to
+``timings.jsonl``      one line per chunk that was computed, with its seconds
+``sessions.jsonl``     one line per process that worked on the run, with its environment
+``summary.json``       derived from the others once every input is decided
+=====================  ===============================================================================================
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from verifix.errors import InvalidValue
+
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was decided for one input; ``margin`` bounds every ``f_label - f_j`` from below, None if not finite."""
+
+    index: int
+    label: int
+    prediction: int
+    verdict: str
+    margin: float | None
+
+
+class RunStore:
+    """A run folder, opened by one process at a time; use it as a context manager.
+
+    Args:
+        folder: made if it is not there.
+        settings: everything that decides the results, as JSON values.
+        sources: paths and names for the reader, recorded and never compared.
+        environment: of this process, recorded and never compared.
+        resume: continue the results that are there; a folder without any is started afresh either way.
+
+    Raises:
+        InvalidValue: the folder cannot be written or is a file; it holds results and ``resume`` is false, or settings
+            that differ (each is named with both values); results are damaged; another process works on it. Nothing on
+            disk has been changed then.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        *,
+        sources: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.settings: dict[str, Any] = json.loads(_dump(settings))
+        created = _make_folder(self.folder)
+        with ExitStack() as files:
+            try:
+                self._open(files, resume, sources or {}, environment or {})
+            except BlockingIOError:
+                remedy = "another process is working on this run: wait for it, or choose another folder"
+                raise InvalidValue("out", self.folder, remedy) from None
+            except OSError as error:
+                _remove_empty(created)
+                raise InvalidValue("out", self.folder, f"cannot be written: {error.strerror}") from None
+            self._files = files.pop_all()
+
+    def _open(self, files: ExitStack, resume: bool, sources: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        self._results = self._open_file(files, "results.jsonl")
+        fcntl.flock(self._results, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        whole = _whole_lines(self._read("results.jsonl"))
+        self.records = _parse(whole, self.folder / "results.jsonl")
+        if self.records:
+            self._require_same(resume)
+        else:
+            write_json(self.folder / "settings.json", {"settings": self.settings, "sources": dict(sources)})
+        os.truncate(self._results, len(whole))
+        self._timings = self._open_file(files, "timings.jsonl")
+        sessions = self._open_file(files, "sessions.jsonl")
+        for file, name in ((self._timings, "timings.jsonl"), (sessions, "sessions.jsonl")):
+            os.truncate(file, len(_whole_lines(self._read(name))) if self.records else 0)
+        _append(sessions, _dump({"first": self.decided, **environment}) + "\n")
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the run back, so that another process may continue it."""
+        self._files.close()  # the lock goes with the file
+
+    @property
+    def decided(self) -> int:
+        """How many inputs are decided: those with index 0 up to this number."""
+        return len(self.records)
+
+    def append(self, records: Iterable[Record], seconds: float) -> None:
+        """Add those of a chunk's records that are not there yet, and what the chunk took; both are on disk on return.
+
+        The seconds go first: a process killed in between has then spent them, and computes the chunk again.
+        """
+        records = list(records)
+        if not records:
+            return
+        timing = {"start": records[0].index, "stop": records[-1].index + 1, "seconds": seconds}
+        _append(self._timings, _dump(timing) + "\n")
+        new = [record for record in records if record.index >= self.decided]
+        _append(self._results, "".join(_dump(asdict(record)) + "\n" for record in new))
+        self.records += new
+
+    def seconds(self) -> float:
+        """What all chunks took, over every session."""
+        lines = self._read("timings.jsonl").splitlines()
+        return float(sum(json.loads(line)["seconds"] for line in lines))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``, whole or not at all."""
+        write_json(self.folder / "summary.json", summary)
+
+    def _require_same(self, resume: bool) -> None:
+        if not resume:
+            remedy = f"holds {self.decided} results already: add --resume to continue them, or choose another folder"
+            raise InvalidValue("out", self.folder, remedy)
+        before = _read_settings(self.folder / "settings.json")
+        keys = [*before, *(key for key in self.settings if key not in before)]
+        differ = [key for key in keys if before.get(key, _ABSENT) != self.settings.get(key, _ABSENT)]
+        if differ:
+            pairs = (f"{key} was {_shown(before, key)}, now {_shown(self.settings, key)}" for key in differ)
+            remedy = f"cannot be resumed with other settings ({'; '.join(pairs)}): use the same, or another folder"
+            raise InvalidValue("out", self.folder, remedy)
+
+    def _open_file(self, files: ExitStack, name: str) -> int:
+        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        files.callback(os.close, file)
+        return file
+
+    def _read(self, name: str) -> bytes:
+        return (self.folder / name).read_bytes()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a file so that a reader, or a crash, finds the old content or the new one and nothing in between."""
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _dump(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value), allow_nan=False)
+
+
+def _append(file: int, text: str) -> None:
+    rest = memoryview(text.encode())
+    while rest:  # once, unless the disk is full or a signal comes in between
+        rest = rest[os.write(file, rest) :]
+    os.fsync(file)
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """Without a last line that has no newline: what a process killed while writing leaves behind."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(content: bytes, path: Path) -> list[Record]:
+    records = []
+    for number, line in enumerate(content.splitlines()):
+        try:
+            record = Record(**json.loads(line))
+            if record.index != number:
+                raise ValueError(f"has index {record.index}, expected {number}")
+        except (ValueError, TypeError) as error:
+            raise InvalidValue("out", path, f"line {number + 1} is damaged: {error}") from None
+        records.append(record)
+    return records
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        if not isinstance(settings, dict):
+            raise TypeError("no settings in it")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidValue("out", path, f"cannot be read ({error}), so its results cannot be resumed") from None
+    return settings
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    text = str(settings.get(key, _ABSENT))
+    return text if len(text) <= 60 else f"{text[:12]}..."  # a digest, or a radius for every coordinate
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make the folder and those above it; the new ones, deepest first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InvalidValue("out", folder, "is a file, or lies under one: name a folder") from None
+    except OSError as error:
+        _remove_empty(missing)
+        raise InvalidValue("out", folder, f"cannot be made: {error.strerror}") from None
+    return missing
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # not there, or not empty after all
+            folder.rmdir()

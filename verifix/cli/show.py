@@ -1,0 +1,78 @@
+"""What a run shows: progress on stderr, and a table on stdout when it is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from verifix.certify.run import Progress
+
+EVERY = 10.0
+
+
+@contextmanager
+def progress_meter() -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr where that is a terminal, else a plain line about every ten seconds."""
+    if not sys.stderr.isatty():
+        yield _plain_meter()
+        return
+    columns = (TextColumn("certify"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Bar(*columns, TextColumn("{task.fields[verified]}"), console=Console(stderr=True), transient=True)
+    task = bar.add_task("", total=None, verified="")
+
+    def show(progress: Progress) -> None:
+        bar.update(task, completed=progress.done, total=progress.total, verified=_verified(progress))
+        bar.start()  # not before: an error that comes first has its line for itself
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _plain_meter() -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            print(f"{progress.done} of {progress.total} decided, {_verified(progress)}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _verified(progress: Progress) -> str:
+    return f"{progress.verified / max(progress.done, 1):.2%} verified"
+
+
+def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
+    """Print the table of a finished run."""
+    settings, n = summary["settings"], summary["n"]
+    box = settings["box"]
+    within = f" within [{box[0]:g}, {box[1]:g}]" if box else ""
+    rows = {
+        "perturbation": f"{summary['norm']} ball of radius {summary['eps']:.6g}{within}",
+        "method": summary["method"],
+        "inputs": f"{n} ({note})" if note else str(n),
+        "clean error": f"{summary['clean_error']:.2%}",
+        "certified error": f"{summary['certified_error']:.2%}",
+        **{verdict: str(count) for verdict, count in summary["verdicts"].items() if count},
+        "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
+        "results": out,
+    }
+    table = Table(title=Text(f"{settings['model']} on {settings['data']}"), title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    Console().print(table)
