@@ -1,0 +1,43 @@
+"""The robust loss: the loss of the worst logits that the bounds allow."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from verifix.bounds import Engine, Method
+from verifix.certify import Margins
+from verifix.graph import Graph
+from verifix.sets import InputSet
+
+
+def robust_logits(graph: Graph, y: Tensor, inputs: InputSet, method: Method, *, memory: int | None = None) -> Tensor:
+    """Logits at least as bad for the label as any input of the set can make them: ``(n, classes)``, zero at the label.
+
+    Entry ``j`` is an upper bound of ``f_j - f_y`` over the set, differentiable in parameters and inputs. No rounding is
+    accounted: this is for training, not for certificates.
+    """
+    specification = Margins(y, graph.shape[0])
+    everything = slice(None)
+    engine = Engine(graph, inputs, method, memory=memory, rounding=False)
+    lower, _ = engine.rows(graph.output, specification.rows(everything, inputs.center), upper=False)
+    logits = inputs.center.new_zeros(len(inputs), graph.shape[0])
+    return logits.scatter(1, specification.others.to(lower.device), -lower)
+
+
+def robust_loss(graph: Graph, y: Tensor, inputs: InputSet, method: Method, *, memory: int | None = None) -> Tensor:
+    """Mean cross-entropy of the robust logits: an upper bound on the cross-entropy of every input of the set.
+
+    Thesis, theorem 2 and equation 3.26; Lee et al., equation 1. The loss is monotone and does not change when a
+    constant is added to all logits, which is what the theorem asks of it.
+
+    >>> import torch
+    >>> from verifix import Ball, capture
+    >>> from verifix.bounds import NAMED
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> x, y = torch.rand(4, 2), torch.tensor([0, 1, 0, 1])
+    >>> loss = robust_loss(capture(model, x), y, Ball("linf", eps=0.1).around(x), NAMED["crown-ibp"])
+    >>> bool(loss >= F.cross_entropy(model(x), y) - 1e-6)
+    True
+    """
+    return F.cross_entropy(robust_logits(graph, y, inputs, method, memory=memory), y)
