@@ -157,6 +157,12 @@ def test_l1_knapsack(h: list[float], c: list[float], wanted: float) -> None:
         ([1e-310, 1e-310], [torch.inf, torch.inf], 0.0),
         ([3e-200, 4e-200], [9.0, torch.inf], 5e-200),
         ([3e200, 4e200, 1.0], [9.0, torch.inf, torch.inf], 5e200),
+        # the corner is on the sphere up to rounding: the third coordinate has no budget, and a long way to go
+        (
+            [33.57332367846163, 3.2493722223660093, 7.283691365393748e-11],
+            [0.7810926722822393, 0.6244151161743206, 1e6],
+            28.252834243128458,
+        ),
         ([], [], 0.0),
     ],
 )

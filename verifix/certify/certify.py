@@ -33,7 +33,7 @@ def certify(
         y: labels ``(n,)``; or a :class:`Specification` such as :class:`verifix.Rows`.
         inputs: a :class:`verifix.Ball` to put around each input, or an input set made from them.
         method: ``ibp``, ``crown-ibp``, ``cap``, ``crown``; several joined by ``+`` for the best of each margin.
-        memory: byte budget of the bound passes; default a quarter of what is free, at most 256 MiB on CPU.
+        memory: byte budget of the bound passes; default a quarter of what is free, at most 64 MiB on CPU.
 
     Returns:
         A :class:`Result`. ``verified`` means that in real arithmetic, for the network with these very weights, every
@@ -63,8 +63,7 @@ def certify(
             "model", f"output of shape (n, {', '.join(map(str, graph.shape))})", "must return logits (n, classes)"
         )
     specification = y if isinstance(y, Specification) else Margins(y, graph.shape[0])
-    if not isinstance(y, Specification) and len(y) != len(x):
-        raise InvalidValue("y", f"{len(y)} labels", f"must be as many as the {len(x)} inputs")
+    specification.check(len(x), graph.shape[0])
 
     with torch.no_grad(), plain_arithmetic():
         budget = check_memory(memory, x.device)
@@ -73,7 +72,7 @@ def certify(
     predictions = logits.argmax(1) if logits.shape[1] else logits.new_zeros(len(x), dtype=torch.int64)
     verdicts = np.full(len(x), Verdict.UNKNOWN.value, dtype="<U9")
     proved = (margins > 0).all(1)
-    wrong = _violations(logits, predictions, y, specification)
+    wrong = _violations(logits, predictions, specification)
     verdicts[proved.cpu().numpy()] = Verdict.VERIFIED.value
     verdicts[wrong.cpu().numpy()] = Verdict.FALSIFIED.value
     verdicts[(~torch.isfinite(logits).all(1)).cpu().numpy()] = Verdict.UNKNOWN.value
@@ -176,17 +175,19 @@ def _logits(graph: Graph, x: Tensor, memory: int) -> Tensor:
     if model is not None:
         model.eval()
     try:
-        parts = [(graph if model is None else model)(x[tile]) for tile in input_tiles(len(x), graph, x.dtype, memory)]
+        run = graph if model is None else model
+        # on copies: a first layer may work in place
+        parts = [run(x[tile].detach().clone()) for tile in input_tiles(len(x), graph, x.dtype, memory)]
     finally:
         for module, flag in flags:
             module.training = flag
     return torch.cat(parts) if parts else x.new_zeros(0, *graph.shape)
 
 
-def _violations(logits: Tensor, predictions: Tensor, y: Tensor | Specification, specification: Specification) -> Tensor:
+def _violations(logits: Tensor, predictions: Tensor, specification: Specification) -> Tensor:
     """Which inputs violate the specification themselves."""
-    if isinstance(y, Tensor):
-        return predictions != y.to(predictions.device)
+    if isinstance(specification, Margins):
+        return predictions != specification.labels.to(predictions.device)
     everything = slice(None)
     values = (specification.rows(everything, logits) * logits[:, None]).sum(2) + specification.threshold(
         everything, logits

@@ -23,6 +23,10 @@ class Specification(ABC):
         """What is added: ``(n or 1, r or 1)``."""
 
     @abstractmethod
+    def check(self, n: int, classes: int) -> None:
+        """Refuse a batch or a network that it was not made for."""
+
+    @abstractmethod
     def spread(self, margins: Tensor, index: slice | Tensor) -> Tensor:
         """Margins of the rows, ``(n, r)``, in the layout of the result."""
 
@@ -51,6 +55,12 @@ class Margins(Specification):
         rows.scatter_(2, labels[:, None, None].expand(n, r, 1), 1.0)
         return rows.scatter_(2, others[:, :, None], -1.0)
 
+    def check(self, n: int, classes: int) -> None:
+        if len(self.labels) != n:
+            raise InvalidValue("y", f"{len(self.labels)} labels", f"must be as many as the {n} inputs")
+        if self.classes != classes:
+            raise InvalidValue("y", f"margins of {self.classes} classes", f"the network has {classes}")
+
     def threshold(self, index: slice | Tensor, like: Tensor) -> Tensor:
         return torch.zeros(1, 1, dtype=like.dtype, device=like.device)
 
@@ -78,10 +88,28 @@ class Rows(Specification):
                 "matrix", f"tensor of shape {tuple(matrix.shape)}", "must be (r, classes) or (n, r, classes)"
             )
         self.matrix = check_rows(matrix, len(matrix), (matrix.shape[-1],))
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float, Tensor)):
+            raise InvalidType("threshold", threshold, "a number or a torch.Tensor")
         offsets = torch.as_tensor(threshold, dtype=torch.float64)
+        rows = matrix.shape[-2]
+        if offsets.dim() > 2 or (offsets.dim() and offsets.shape[-1] not in (1, rows)):
+            raise InvalidValue(
+                "threshold", f"tensor of shape {tuple(offsets.shape)}", f"must be a number, ({rows},) or (n, {rows})"
+            )
         if not bool(torch.isfinite(offsets).all()):
             raise InvalidValue("threshold", threshold, "must be finite")
         self.offsets = offsets.reshape(1, -1) if offsets.dim() < 2 else offsets
+
+    def check(self, n: int, classes: int) -> None:
+        if self.matrix.shape[2] != classes:
+            raise InvalidValue(
+                "matrix", f"rows of {self.matrix.shape[2]} entries", f"the network has {classes} classes"
+            )
+        for name, count in (("matrix", len(self.matrix)), ("threshold", len(self.offsets))):
+            if count not in (1, n):
+                raise InvalidValue(
+                    name, f"one for each of {count} inputs", f"must be as many as the {n} inputs, or one"
+                )
 
     def rows(self, index: slice | Tensor, like: Tensor) -> Tensor:
         return (self.matrix if len(self.matrix) == 1 else self.matrix[index]).to(like)

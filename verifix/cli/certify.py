@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--memory",
         type=byte_count,
         metavar="BYTES",
-        help="budget for bounds, such as 2GiB (default: 256MiB, on a GPU 4GiB)",
+        help="budget for bounds, such as 2GiB (default: 64MiB, on a GPU 4GiB)",
     )
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
     add_common(parser)

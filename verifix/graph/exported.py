@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import OutputKind
 
 from verifix.errors import InvalidValue, UnsupportedOperation
-from verifix.graph.aten import RULES, SUPPORTED, Lowering
+from verifix.graph.aten import RULES, SHAPED, SUPPORTED, Lowering
 from verifix.graph.graph import INPUT, Graph
 from verifix.operations import Value, fixed, live
 
@@ -26,7 +31,7 @@ def export(model: nn.Module, example: Tensor) -> Graph:
     # two inputs or more: torch.export would take a batch of one for a constant
     sample = example.repeat(2, *[1] * (example.dim() - 1))[:2]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without_logs():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (sample,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
             program = program.run_decompositions({})
@@ -34,9 +39,21 @@ def export(model: nn.Module, example: Tensor) -> Graph:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedOperation(
             f"model {type(model).__name__}: torch.export could not capture it for any batch size ({reason}); "
-            "remove control flow that depends on values, keep axis 0 as the batch, or pass an nn.Sequential"
+            "remove control flow that depends on values, keep axis 0 as the batch (of size x.shape[0], not len(x)), or pass an nn.Sequential"
         ) from error
     return _Reader(program, model, tuple(example.shape[1:])).read()
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """No pages of torch's own, logged and printed, beside the one line of an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Reader:
@@ -79,11 +96,20 @@ class _Reader:
         return live(self.model.get_submodule(owner), name)
 
     def _output(self, node: fx.Node) -> str:
-        outputs: Any = node.args[0]
-        if not isinstance(outputs, (tuple, list)) or len(outputs) != 1:
-            count = len(outputs) if isinstance(outputs, (tuple, list)) else 0
+        signature = self.program.graph_signature
+        returned: Any = node.args[0]
+        if signature.buffers_to_mutate:
+            names = ", ".join(sorted(signature.buffers_to_mutate.values()))
             raise UnsupportedOperation(
-                f"model {type(self.model).__name__}: returns {count} values; wrap it to return one tensor of logits"
+                f"model {type(self.model).__name__}: changes its buffer {names} at each call; "
+                "verifix captures functions of the input alone"
+            )
+        kinds = [spec.kind for spec in signature.output_specs]
+        outputs = [value for value, kind in zip(returned, kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
+        if len(outputs) != 1:
+            raise UnsupportedOperation(
+                f"model {type(self.model).__name__}: returns {len(outputs)} values; "
+                "wrap it to return one tensor of logits"
             )
         value = self.values.get(outputs[0])
         if not isinstance(value, str):
@@ -109,6 +135,7 @@ class _Reader:
                 f"operation {name}{where} is not supported; supported are: {', '.join(SUPPORTED)}"
             )
         self._check_batch(node, source)
+        self._check_arithmetic(node, source)
         self.lowering.begin(_module_name(node), source)
         arguments = torch.fx.node.map_arg(node.args, lambda argument: self.values[argument])
         options = torch.fx.node.map_arg(node.kwargs, lambda argument: self.values[argument])
@@ -131,6 +158,23 @@ class _Reader:
                     f"(output {tuple(output.shape)}); keep axis 0 as the batch"
                 )
 
+    def _check_arithmetic(self, node: fx.Node, source: str) -> None:
+        """Refuse what a map of one input's real numbers cannot do: computing with the batch size, rounding."""
+        where = f" at {source}" if source else ""
+        name = _rule_name(node.target)
+        if name not in SHAPED and any(isinstance(self.values[a], _Size) for a in node.all_input_nodes):
+            raise UnsupportedOperation(
+                f"operation {name}{where} computes with the batch size; each output must depend on one input alone"
+            )
+        own = next(n for n in self.program.graph.nodes if self.values.get(n) == INPUT).meta["val"].dtype
+        output = node.meta["val"]
+        if isinstance(output, Tensor) and output.dtype != own:
+            dtype = output.dtype
+            if not dtype.is_floating_point or torch.finfo(dtype).eps > torch.finfo(own).eps:
+                raise UnsupportedOperation(
+                    f"operation {name}{where} rounds to {dtype}; keep to the dtype of the input ({own})"
+                )
+
     def _constant(self, node: fx.Node) -> Value:
         """An expression over parameters, buffers and constants, evaluated anew at each use."""
         target: Callable[..., Any] = node.target  # type: ignore[assignment]
@@ -150,6 +194,9 @@ class _Reader:
         return evaluate
 
 
+_TORCH = str(Path(torch.__file__).parent)
+
+
 class _Size:
     """Stands for a number that torch.export computes from the batch size."""
 
@@ -160,12 +207,15 @@ def _rule_name(target: Any) -> str:
 
 
 def _source_line(node: fx.Node) -> str:
-    trace = node.meta.get("stack_trace") or ""
-    lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    if len(lines) < 2:
-        return ""
-    place, code = lines[-2], lines[-1]
-    return f"{place.removeprefix('File ')} `{code}`" if place.startswith("File") else code
+    """The innermost line of the user's own code that led to an operation, or torch's where there is no other."""
+    frames: list[list[str]] = []
+    for line in (node.meta.get("stack_trace") or "").splitlines():
+        if line.strip().startswith("File "):
+            frames.append([line.strip().removeprefix("File ")])
+        elif line.strip() and frames:
+            frames[-1].append(f"`{line.strip()}`")
+    own = [frame for frame in frames if not frame[0].startswith(f'"{_TORCH}')]
+    return " ".join((own or frames or [[""]])[-1])
 
 
 def _module_name(node: fx.Node) -> str:

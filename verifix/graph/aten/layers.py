@@ -59,7 +59,7 @@ def _convolution(
     return graph.emit(Convolution(graph.shape(node(x)), weight, optional(bias), stride, sides, dilation, groups), x)
 
 
-@rule("batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
+@rule("batch_norm", "_native_batch_norm_legit_no_training")
 def _batch_norm(graph: Lowering, op: Any, shape: Shape | None, x: str, *arguments: Any) -> Any:
     several = "_native" in str(op)
     if several:
@@ -75,3 +75,8 @@ def _batch_norm(graph: Lowering, op: Any, shape: Shape | None, x: str, *argument
     operation = batch_norm(graph.shape(x), optional(weight), optional(bias), tensor(mean), tensor(variance), epsilon)
     name = graph.emit(operation, x)
     return [name, None, None] if several else name
+
+
+@rule("_native_batch_norm_legit")
+def _batch_norm_of_batch(graph: Lowering, op: Any, shape: Shape | None, *arguments: Any) -> Any:
+    raise InvalidValue("batch_norm", "statistics of the batch", "call model.eval(), and keep running statistics")
