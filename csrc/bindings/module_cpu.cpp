@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "data_type.h"
+#include "plan.h"
 #include "verifix/abs_median.h"
 #include "verifix/isa.h"
 #include "verifix/parallel.h"
@@ -51,5 +52,6 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("abs_median", &abs_median, py::kw_only(), py::arg("x"), py::arg("values"), py::arg("index"), py::arg("batch"),
           py::arg("k"), py::arg("n"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
           py::call_guard<py::gil_scoped_release>());
+    bind_plans(m);
     m.def("config", &config, "What was built, and which instruction sets this processor has.");
 }

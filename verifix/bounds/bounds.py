@@ -32,7 +32,7 @@ def bounds(
             or a :class:`verifix.bounds.Method`.
         node: the node to bound; default the output. ``graph.nodes`` lists the names.
         rows: linear forms to bound instead of the entries: ``(r, *shape)`` for all inputs, or ``(n, r, *shape)``.
-        memory: byte budget of the passes; default a quarter of what is free, at most 256 MiB on CPU.
+        memory: byte budget of the passes; default a quarter of what is free, at most 64 MiB on CPU.
         rounding: widen the bounds by a rigorous bound on their own rounding error, so that they hold in real
             arithmetic. Gradients are not affected.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from verifix.bounds.backward import backward
 from verifix.bounds.method import Method
+from verifix.bounds.native import Inexpressible, NativePass
 from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error, underflow, upper_bound
 from verifix.bounds.tiles import check_memory, row_tiles
 from verifix.errors import InvalidValue
@@ -17,6 +20,7 @@ from verifix.operations import Affine, Nonlinear, Relaxation
 from verifix.sets import InputSet
 from verifix.tensors import contract, flatten
 
+logger = logging.getLogger(__name__)
 Interval = tuple[Tensor, Tensor]
 
 
@@ -27,15 +31,24 @@ class Engine:
         graph: the network.
         inputs: where its inputs may be; bounds are computed in the dtype of these sets.
         method: which bounds.
-        memory: byte budget of a backward pass; default a quarter of what is free, at most 256 MiB on CPU.
+        memory: byte budget of a backward pass; default a quarter of what is free, at most 64 MiB on CPU.
         rounding: widen every bound by a rigorous bound on its own rounding error. Training switches this off: it needs
             gradients, not certificates.
+        native: use the compiled backward pass where it can express the network, the set and the lines, and no gradients
+            are recorded; its bounds and those of plain torch differ by rounding only.
 
     Gradients flow to parameters and inputs through everything but the rounding terms.
     """
 
     def __init__(
-        self, graph: Graph, inputs: InputSet, method: Method, *, memory: int | None = None, rounding: bool = True
+        self,
+        graph: Graph,
+        inputs: InputSet,
+        method: Method,
+        *,
+        memory: int | None = None,
+        rounding: bool = True,
+        native: bool = True,
     ) -> None:
         if inputs.shape != graph.input_shape:
             raise InvalidValue("x", f"inputs of shape {inputs.shape}", f"the network takes {graph.input_shape}")
@@ -47,6 +60,8 @@ class Engine:
         self._preactivations: dict[str, Interval] = {}
         self._intervals: dict[str, Interval] = {}
         self._magnitudes: dict[str, Tensor] = {}
+        self._native: NativePass | None = None
+        self._wants_native = native and method.slopes != "constant"
 
     def rows(self, name: str, rows: Tensor, *, upper: bool = True) -> tuple[Tensor, Tensor | None]:
         """Bounds of ``rows . z`` for a named node: lower and upper, both ``(n, r)``.
@@ -56,17 +71,9 @@ class Engine:
             upper: whether the upper bound is wanted; None is returned otherwise.
         """
         self._prepare(name)
-        lows, highs = [], []
-        for tile in row_tiles(rows.shape[1], len(self.inputs), self.graph, self.dtype, self.memory):
-            part = rows[:, tile]
-            low, high = backward(self.graph, name, part, self.relaxations, self.inputs, upper=upper)
-            error = self._error_of_rows(name, part) if self.rounding else 0.0
-            lows.append(lower_bound(low, error))
-            highs.append(None if high is None else upper_bound(high, error))
-        if not lows:
-            empty = self.inputs.center.new_zeros(len(self.inputs), 0)
-            return empty, empty if upper else None
-        return torch.cat(lows, 1), torch.cat([high for high in highs if high is not None], 1) if upper else None
+        low, high = self._pass(name, rows, upper=upper)
+        error = self._error_of_rows(name, rows) if self.rounding else 0.0
+        return lower_bound(low, error), None if high is None else upper_bound(high, error)
 
     def node(self, name: str) -> Interval:
         """Bounds of every entry of a named node (or of the input): lower and upper, both ``(n, *shape)``."""
@@ -103,19 +110,38 @@ class Engine:
         if name == INPUT:
             return self._rounded(name, *self.inputs.hull())
         self._prepare(name)
+        shaped = (len(self.inputs), *self.graph.shape_of(name))
+        low, high = self._pass(name, None, upper=True)
+        return self._rounded(name, low.reshape(shaped), (low if high is None else high).reshape(shaped))
+
+    def _pass(self, name: str, rows: Tensor | None, *, upper: bool) -> tuple[Tensor, Tensor | None]:
+        """One backward pass: lower and upper bounds ``(n, r)``; rows of None are the unit rows of all entries."""
+        if self._wants_native and not torch.is_grad_enabled():
+            try:
+                if self._native is None:
+                    self._native = NativePass(self.graph, self.inputs)
+                return self._native(name, rows, self.relaxations, upper=upper)
+            except Inexpressible as reason:
+                _say_once(str(reason))
+                self._wants_native = False
+        return self._pass_by_tiles(name, rows, upper=upper)
+
+    def _pass_by_tiles(self, name: str, rows: Tensor | None, *, upper: bool) -> tuple[Tensor, Tensor | None]:
+        """The same in plain torch, tile by tile."""
         shape = self.graph.shape_of(name)
         size = math.prod(shape)
         lows, highs = [], []
-        for tile in row_tiles(size, len(self.inputs), self.graph, self.dtype, self.memory):
-            rows = _identity(size, tile, self.inputs.center).reshape(1, -1, *shape)
-            low, high = backward(self.graph, name, rows, self.relaxations, self.inputs)
+        for tile in row_tiles(
+            size if rows is None else rows.shape[1], len(self.inputs), self.graph, self.dtype, self.memory
+        ):
+            part = _unit_rows(size, tile, self.inputs.center).reshape(1, -1, *shape) if rows is None else rows[:, tile]
+            low, high = backward(self.graph, name, part, self.relaxations, self.inputs, upper=upper)
             lows.append(low)
-            highs.append(low if high is None else high)
-        shaped = (len(self.inputs), *shape)
+            highs.append(high)
         if not lows:
-            empty = self.inputs.center.new_zeros(shaped)
-            return empty, empty
-        return self._rounded(name, torch.cat(lows, 1).reshape(shaped), torch.cat(highs, 1).reshape(shaped))
+            empty = self.inputs.center.new_zeros(len(self.inputs), 0)
+            return empty, empty if upper else None
+        return torch.cat(lows, 1), torch.cat([high for high in highs if high is not None], 1) if upper else None
 
     def _interval_node(self, name: str) -> Interval:
         """The interval pass up to a node, from the bounds that nonlinear operations have."""
@@ -150,7 +176,7 @@ class Engine:
     def _magnitude(self, name: str) -> Tensor:
         """``M`` of ``bounds.rounding`` for a node whose nonlinear ancestors have lines."""
         if INPUT not in self._magnitudes:
-            self._magnitudes[INPUT] = self.inputs.magnitude()
+            self._magnitudes[INPUT] = self.inputs.magnitude() + quantum(self.dtype)
         for node in self.graph.ancestors(name) if name != INPUT else []:
             if node.name in self._magnitudes:
                 continue
@@ -180,7 +206,12 @@ class Engine:
         return SAFETY * (1 + largest)
 
 
-def _identity(size: int, tile: slice, like: Tensor) -> Tensor:
+def _unit_rows(size: int, tile: slice, like: Tensor) -> Tensor:
     rows = like.new_zeros(tile.stop - tile.start, size)
     rows[torch.arange(len(rows)), torch.arange(tile.start, tile.stop)] = 1.0
     return rows
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    logger.info("backward passes in plain torch: the compiled pass has no step for %s", reason)

@@ -55,7 +55,9 @@ def underflow(graph: Graph, name: str, dtype: torch.dtype) -> float:
 
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
-    """Float32 means float32: no TF32, no bfloat16 inside matrix products and convolutions, no autocast."""
+    """Float32 means float32, and sums are sums of products: no TF32 and no bfloat16 inside matrix products and
+    convolutions, no autocast, and none of NNPACK's fast (Winograd) convolutions, whose errors are not bounded entry by
+    entry."""
     backends: Any = torch.backends
     switches: list[Any] = [
         backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn,
@@ -65,7 +67,11 @@ def plain_arithmetic() -> Iterator[None]:
     for switch in switches:
         switch.fp32_precision = "ieee"
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            backends.nnpack.flags(enabled=False),
+        ):
             yield
     finally:
         for switch, precision in zip(switches, before, strict=True):

@@ -13,9 +13,9 @@ from verifix.graph import Graph
 
 COPIES = 6
 """How many tensors of the widest node's size a backward pass holds at once, for one row of one input."""
-ROWS = 32
+ROWS = 8
 """Fewer rows than this at once waste time; batches of inputs are cut before rows are."""
-CACHED = 256 << 20
+CACHED = 64 << 20
 """Larger tiles are slower on CPU: they leave the caches, and their pages are fresh each time."""
 
 

@@ -39,7 +39,8 @@ def export(model: nn.Module, example: Tensor) -> Graph:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedOperation(
             f"model {type(model).__name__}: torch.export could not capture it for any batch size ({reason}); "
-            "remove control flow that depends on values, keep axis 0 as the batch (of size x.shape[0], not len(x)), or pass an nn.Sequential"
+            "remove control flow that depends on values, keep axis 0 as the batch "
+            "(of size x.shape[0], not len(x)), or pass an nn.Sequential"
         ) from error
     return _Reader(program, model, tuple(example.shape[1:])).read()
 

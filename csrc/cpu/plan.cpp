@@ -1,0 +1,222 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace verifix {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("plan: " + what); }
+
+std::string text(PlanShape shape) {
+    return "(" + std::to_string(shape.c) + ", " + std::to_string(shape.h) + ", " + std::to_string(shape.w) + ")";
+}
+
+void check_shape(PlanShape shape) {
+    std::int64_t plane = 0, entries = 0;
+    if (shape.c < 1 || shape.h < 1 || shape.w < 1 || __builtin_mul_overflow(shape.h, shape.w, &plane) ||
+        __builtin_mul_overflow(plane, shape.c, &entries) || entries > INT32_MAX) {
+        refuse("shape " + text(shape) + ": sizes must be >= 1, and entries fewer than 2^31");
+    }
+}
+
+}  // namespace
+
+template <class T>
+const T* Plan<T>::Parts::keep(const T* values, std::int64_t count) {
+    if (values == nullptr) return nullptr;
+    numbers.emplace_back(new T[static_cast<std::size_t>(count)]);
+    std::copy_n(values, count, numbers.back().get());
+    return numbers.back().get();
+}
+
+template <class T>
+const T* Plan<T>::Parts::keep_transposed(const T* values, std::int64_t rows, std::int64_t columns) {
+    numbers.emplace_back(new T[static_cast<std::size_t>(rows * columns)]);
+    T* target = numbers.back().get();
+    for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t column = 0; column < columns; ++column) target[column * rows + row] = values[row * columns + column];
+    }
+    return target;
+}
+
+template <class T>
+int Plan<T>::Parts::append(Step<T> step, const std::vector<int>& from, PlanShape shape) {
+    check_shape(shape);
+    sources.emplace_back(new std::int32_t[from.size()]);
+    std::copy(from.begin(), from.end(), sources.back().get());
+    step.sources = sources.back().get();
+    step.source_count = static_cast<std::int32_t>(from.size());
+    step.c = shape.c, step.h = shape.h, step.w = shape.w;
+    steps.push_back(step);
+    shapes.push_back(shape);
+    channels.push_back(shape.c);
+    widths.push_back(shape.w);
+    return static_cast<int>(steps.size());
+}
+
+template <class T>
+Plan<T>::Plan(PlanShape input) : parts_(new Parts) {
+    check_shape(input);
+    parts_->shapes.push_back(input);
+    parts_->channels.push_back(input.c);
+    parts_->widths.push_back(input.w);
+}
+
+template <class T>
+Plan<T>::~Plan() = default;
+template <class T>
+Plan<T>::Plan(Plan&&) noexcept = default;
+
+template <class T>
+int Plan<T>::nodes() const {
+    return static_cast<int>(parts_->shapes.size());
+}
+
+template <class T>
+PlanShape Plan<T>::shape(int node) const {
+    if (node < 0 || node >= nodes()) refuse("node " + std::to_string(node) + " of " + std::to_string(nodes()));
+    return parts_->shapes[static_cast<std::size_t>(node)];
+}
+
+template <class T>
+int Plan<T>::dense(int source, std::int64_t outputs, const T* weight, const T* bias) {
+    const std::int64_t inputs = shape(source).entries();
+    if (weight == nullptr || outputs < 1) refuse("dense layer without weights or outputs");
+    Step<T> step{};
+    step.kind = StepKind::dense;
+    step.weight = parts_->keep(weight, outputs * inputs);
+    step.transposed = parts_->keep_transposed(weight, outputs, inputs);
+    step.bias = parts_->keep(bias, outputs);
+    return parts_->append(step, {source}, {outputs, 1, 1});
+}
+
+template <class T>
+int Plan<T>::convolution(int source, PlanShape output, ConvolutionGeometry g, const T* weight, const T* bias) {
+    const PlanShape input = shape(source);
+    check_shape(output);
+    if (g.kernel_h < 1 || g.kernel_w < 1 || g.stride_h < 1 || g.stride_w < 1 || g.dilation_h < 1 || g.dilation_w < 1 ||
+        g.padding_h < 0 || g.padding_w < 0 || g.groups < 1 || input.c % g.groups != 0 || output.c % g.groups != 0) {
+        refuse("convolution geometry does not fit " + text(input) + " to " + text(output));
+    }
+    const auto fits = [](std::int64_t in, std::int64_t out, std::int64_t k, std::int64_t s, std::int64_t p, std::int64_t d) {
+        return in + 2 * p - d * (k - 1) - 1 >= 0 && (in + 2 * p - d * (k - 1) - 1) / s + 1 == out;
+    };
+    if (!fits(input.h, output.h, g.kernel_h, g.stride_h, g.padding_h, g.dilation_h) ||
+        !fits(input.w, output.w, g.kernel_w, g.stride_w, g.padding_w, g.dilation_w) || weight == nullptr) {
+        refuse("convolution from " + text(input) + " does not give " + text(output));
+    }
+    Step<T> step{};
+    step.kind = StepKind::convolution;
+    const std::int64_t window = g.kernel_h * g.kernel_w * (input.c / g.groups);
+    step.weight = parts_->keep(weight, output.c * window);
+    if (g.groups == 1) step.transposed = parts_->keep_transposed(weight, output.c, window);
+    step.bias = parts_->keep(bias, output.c);
+    step.kernel_h = g.kernel_h, step.kernel_w = g.kernel_w;
+    step.stride_h = g.stride_h, step.stride_w = g.stride_w;
+    step.padding_h = g.padding_h, step.padding_w = g.padding_w;
+    step.dilation_h = g.dilation_h, step.dilation_w = g.dilation_w;
+    step.groups = g.groups;
+    return parts_->append(step, {source}, output);
+}
+
+template <class T>
+int Plan<T>::scaling(int source, const T* scale, const T* shift) {
+    const PlanShape input = shape(source);
+    Step<T> step{};
+    step.kind = StepKind::scaling;
+    step.scale = parts_->keep(scale, input.entries());
+    step.bias = parts_->keep(shift, input.entries());
+    return parts_->append(step, {source}, input);
+}
+
+template <class T>
+int Plan<T>::sum(int first, int second, T factor) {
+    const PlanShape a = shape(first), b = shape(second);
+    if (a.c != b.c || a.h != b.h || a.w != b.w) refuse("sum of " + text(a) + " and " + text(b));
+    Step<T> step{};
+    step.kind = StepKind::sum;
+    step.factor = factor;
+    return parts_->append(step, {first, second}, a);
+}
+
+template <class T>
+int Plan<T>::concatenation(const std::vector<int>& sources) {
+    if (sources.empty()) refuse("concatenation of nothing");
+    PlanShape total = shape(sources[0]);
+    for (std::size_t i = 1; i < sources.size(); ++i) {
+        const PlanShape part = shape(sources[i]);
+        if (part.h != total.h || part.w != total.w) refuse("concatenation of " + text(total) + " and " + text(part));
+        total.c += part.c;
+    }
+    Step<T> step{};
+    step.kind = StepKind::concatenation;
+    return parts_->append(step, sources, total);
+}
+
+template <class T>
+int Plan<T>::movement(int source, PlanShape output, const std::int64_t* index, const T* fill) {
+    const std::int64_t inputs = shape(source).entries();
+    check_shape(output);
+    if (index == nullptr) refuse("movement without an index");
+    for (std::int64_t i = 0; i < output.entries(); ++i) {
+        if (index[i] < -1 || index[i] >= inputs) refuse("movement index " + std::to_string(index[i]) + " of " + std::to_string(inputs));
+    }
+    Step<T> step{};
+    step.kind = StepKind::movement;
+    parts_->indices.emplace_back(new std::int64_t[static_cast<std::size_t>(output.entries())]);
+    std::copy_n(index, output.entries(), parts_->indices.back().get());
+    step.index = parts_->indices.back().get();
+    step.bias = parts_->keep(fill, output.entries());
+    return parts_->append(step, {source}, output);
+}
+
+template <class T>
+int Plan<T>::lines(int source) {
+    Step<T> step{};
+    step.kind = StepKind::lines;
+    return parts_->append(step, {source}, shape(source));
+}
+
+template <class T>
+void propagate_windows(const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes, int start,
+                       std::vector<Window>& windows, std::vector<char>& reached) {
+    for (int node = start; node > 0; --node) {
+        if (!reached[static_cast<std::size_t>(node)]) continue;
+        const Step<T>& step = steps[static_cast<std::size_t>(node - 1)];
+        const Window from = windows[static_cast<std::size_t>(node)];
+        for (std::int32_t s = 0; s < step.source_count; ++s) {
+            const auto source = static_cast<std::size_t>(step.sources[s]);
+            const PlanShape plane = shapes[source];
+            Window to = from;
+            if (step.kind == StepKind::dense || step.kind == StepKind::movement) {
+                to = {0, static_cast<std::int32_t>(plane.h), 0, static_cast<std::int32_t>(plane.w)};
+            } else if (step.kind == StepKind::convolution) {
+                const auto reach = [](std::int64_t first, std::int64_t last, std::int64_t size, std::int64_t k, std::int64_t stride,
+                                      std::int64_t padding, std::int64_t dilation, std::int32_t& begin, std::int32_t& end) {
+                    const std::int64_t low = first * stride - padding;
+                    const std::int64_t high = (last - 1) * stride - padding + (k - 1) * dilation + 1;
+                    begin = static_cast<std::int32_t>(std::clamp<std::int64_t>(low, 0, size));
+                    end = static_cast<std::int32_t>(std::clamp<std::int64_t>(high, begin, size));
+                };
+                reach(from.h0, from.h1, plane.h, step.kernel_h, step.stride_h, step.padding_h, step.dilation_h, to.h0, to.h1);
+                reach(from.w0, from.w1, plane.w, step.kernel_w, step.stride_w, step.padding_w, step.dilation_w, to.w0, to.w1);
+            }
+            Window& known = windows[source];
+            if (reached[source]) {
+                to = {std::min(to.h0, known.h0), std::max(to.h1, known.h1), std::min(to.w0, known.w0), std::max(to.w1, known.w1)};
+            }
+            known = to;
+            reached[source] = 1;
+        }
+    }
+}
+
+template class Plan<float>;
+template class Plan<double>;
+template void propagate_windows(const std::vector<Step<float>>&, const std::vector<PlanShape>&, int, std::vector<Window>&,
+                                std::vector<char>&);
+template void propagate_windows(const std::vector<Step<double>>&, const std::vector<PlanShape>&, int, std::vector<Window>&,
+                                std::vector<char>&);
+
+}  // namespace verifix

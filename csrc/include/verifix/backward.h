@@ -1,0 +1,71 @@
+// Backward bound passes: linear forms of a node, pushed to the input through affine operations and lines.
+//
+// A Plan holds a network as a flat list of steps, in an order in which every step follows its sources; weights are
+// copied into it. Entries of a node are stored as [h][w][c] throughout: the caller permutes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "verifix/isa.h"
+
+namespace verifix {
+
+struct PlanShape {
+    std::int64_t c, h, w;
+    std::int64_t entries() const { return c * h * w; }
+};
+
+struct ConvolutionGeometry {
+    std::int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
+};
+
+// What a pass starts from, for `inputs` inputs, and where its bounds go.
+template <class T>
+struct BackwardRequest {
+    std::int32_t start = 0;  // the node that the rows are on
+    std::int64_t inputs = 0;
+    std::int64_t rows = 0;
+    const T* coefficients = nullptr;           // (inputs or 1, rows, entries of the node); null: rows are unit vectors,
+    const std::int64_t* positions = nullptr;   // of these entries, (rows)
+    std::int64_t coefficient_batch = 1;        // 1: all inputs share the coefficients
+    T sign = T(1);                             // of the unit vectors
+    std::vector<const T*> lines;               // for each step 4 pointers to (inputs, entries), null where there is none
+    bool both = false;                         // lines are parallel: bounds from above come along
+    int hull = 0;                              // 0: radius per entry (box); 1: l2 norm of radius * coefficient; 2: largest
+    const T* center = nullptr;                 // (inputs, entries of the input)
+    const T* radius = nullptr;
+    T* low = nullptr;                          // (inputs, rows)
+    T* high = nullptr;
+};
+
+template <class T>
+class Plan {
+public:
+    explicit Plan(PlanShape input);
+    ~Plan();
+    Plan(Plan&&) noexcept;
+
+    // Each returns the number of its node. Sources are numbers of earlier nodes; 0 is the input.
+    // All throw std::invalid_argument where a source or a size does not fit.
+    int dense(int source, std::int64_t outputs, const T* weight, const T* bias);
+    int convolution(int source, PlanShape output, ConvolutionGeometry geometry, const T* weight, const T* bias);
+    int scaling(int source, const T* scale, const T* shift);
+    int sum(int first, int second, T factor);
+    int concatenation(const std::vector<int>& sources);
+    int movement(int source, PlanShape output, const std::int64_t* index, const T* fill);
+    int lines(int source);
+
+    PlanShape shape(int node) const;
+    int nodes() const;
+
+    // Throws std::invalid_argument for a request that does not fit the plan, std::bad_alloc.
+    void run(const BackwardRequest<T>& request, int threads, Isa isa) const;
+
+private:
+    struct Parts;
+    std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace verifix

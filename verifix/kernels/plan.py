@@ -1,0 +1,177 @@
+"""A network as a flat plan for native backward passes: weights packed, entries stored as (height, width, channel)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verifix.kernels import native
+
+Shape = tuple[int, ...]
+
+
+def available() -> bool:
+    """Whether the compiled CPU part is there."""
+    return native.load("verifix._C").module is not None
+
+
+def plane(shape: Shape) -> tuple[int, int, int]:
+    """``(channels, height, width)`` of an activation of up to three axes: one is channels, two channels and width.
+
+    >>> plane((10,)), plane((4, 7)), plane((3, 8, 8))
+    ((10, 1, 1), (4, 1, 7), (3, 8, 8))
+    """
+    if len(shape) < 2:
+        return (shape[0] if shape else 1), 1, 1
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else (shape[0], shape[1], shape[2])
+
+
+def standard_order(shape: Shape) -> Tensor:
+    """For each stored position the flat index of the entry: ``(c, h, w)`` is stored as ``(h, w, c)``."""
+    c, h, w = plane(shape)
+    return torch.arange(c * h * w).reshape(c, h * w).T.flatten()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where an activation is: the plan's node, the node's plane, and which entry each position holds."""
+
+    node: int
+    plane: tuple[int, int, int]
+    order: Tensor
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Entries on the last axis, flat, brought into the stored order."""
+        return x.index_select(-1, self.order).contiguous()
+
+
+class Plan:
+    """Builds a native plan step by step; each method returns where its output is stored.
+
+    Tensors are float32 or float64 on the CPU and are copied into the plan.
+    """
+
+    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
+        module: Any = native.module_or_none("verifix._C")
+        self.dtype = dtype
+        kind = module.PlanFloat32 if dtype == torch.float32 else module.PlanFloat64
+        self.native = kind(plane(shape))
+        self.input = Stored(0, plane(shape), standard_order(shape))
+
+    def _numbers(self, x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.detach().to(self.dtype).contiguous()
+
+    def dense(self, source: Stored, weight: Tensor, bias: Tensor | None) -> Stored:
+        """``W x + b``; weight ``(out, in)`` with the entries of ``x`` in their own order."""
+        packed, shift = source.pack(weight.detach().to(self.dtype)), self._numbers(bias)
+        outputs = packed.shape[0]
+        node = self.native.dense(source=source.node, outputs=outputs, weight=packed.data_ptr(), bias=_address(shift))
+        return Stored(node, (outputs, 1, 1), torch.arange(outputs))
+
+    def convolution(
+        self, source: Stored, shape: Shape, weight: Tensor, bias: Tensor | None, geometry: Sequence[int]
+    ) -> Stored:
+        """Convolution of a standard plane; weight ``(out, in / groups, kh, kw)``.
+
+        geometry is (kernel, stride, padding, dilation) of height and width each, then groups.
+        """
+        packed, shift = weight.detach().to(self.dtype).permute(0, 2, 3, 1).contiguous(), self._numbers(bias)
+        node = self.native.convolution(
+            source=source.node,
+            output=plane(shape),
+            geometry=list(geometry),
+            weight=packed.data_ptr(),
+            bias=_address(shift),
+        )
+        return Stored(node, plane(shape), standard_order(shape))
+
+    def scaling(self, source: Stored, scale: Tensor | None, shift: Tensor | None) -> Stored:
+        """``scale x + shift``, both flat over the entries, or None."""
+        packed = [None if side is None else source.pack(side.detach().to(self.dtype)) for side in (scale, shift)]
+        node = self.native.scaling(source=source.node, scale=_address(packed[0]), shift=_address(packed[1]))
+        return Stored(node, source.plane, source.order)
+
+    def sum(self, first: Stored, second: Stored, factor: float) -> Stored:
+        """``first + factor second``, stored alike."""
+        return Stored(self.native.sum(first=first.node, second=second.node, factor=factor), first.plane, first.order)
+
+    def concatenation(self, sources: Sequence[Stored], shape: Shape) -> Stored:
+        """Standard planes side by side along the channels."""
+        node = self.native.concatenation(sources=[source.node for source in sources])
+        return Stored(node, plane(shape), standard_order(shape))
+
+    def movement(self, source: Stored, shape: Shape, index: Tensor, fill: float) -> Stored:
+        """Each output entry is the input entry of that flat index, or ``fill`` where it is -1."""
+        order = standard_order(shape)
+        inverse = torch.empty_like(source.order)
+        inverse[source.order] = torch.arange(len(source.order))
+        wanted = index.flatten()[order]
+        positions = torch.where(wanted >= 0, inverse[wanted.clamp(min=0)], -1).contiguous()
+        constants = torch.where(wanted >= 0, 0.0, fill).to(self.dtype) if fill != 0.0 else None
+        node = self.native.movement(
+            source=source.node, output=plane(shape), index=positions.data_ptr(), fill=_address(constants)
+        )
+        return Stored(node, plane(shape), order)
+
+    def lines(self, source: Stored) -> Stored:
+        """An elementwise operation that each pass encloses between lines."""
+        return Stored(self.native.lines(source=source.node), source.plane, source.order)
+
+    def run(
+        self,
+        start: Stored,
+        *,
+        rows: Tensor | None,
+        sign: float,
+        lines: Sequence[Tensor | None],
+        both: bool,
+        hull: int,
+        center: Tensor,
+        radius: Tensor,
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Lower bounds (and upper bounds, with ``both``) of rows on a node: ``(n, r)`` each.
+
+        Args:
+            rows: ``(n or 1, r, entries)`` in the stored order; None for all unit rows, in that order, times ``sign``.
+            lines: four tensors ``(n, entries)`` in the stored order for each step, None where there is none: lower
+                slope, lower offset, upper slope, upper offset.
+            both: all lines are parallel; bound from above as well.
+            hull: 0 for ``center +- radius``; 1 and 2 for the l2 and l1 ball with radii per entry.
+            center, radius: ``(n, entries)`` of the input in the stored order.
+            threads, isa: default torch's number of threads, and :func:`verifix.kernels.native.isa`; neither changes a
+                bit of the result.
+        """
+        n = len(center)
+        positions = torch.arange(len(start.order)) if rows is None else None
+        count = len(start.order) if rows is None else rows.shape[1]
+        low = center.new_empty(n, count)
+        high = center.new_empty(n, count) if both else None
+        self.native.run(
+            start=start.node,
+            inputs=n,
+            rows=count,
+            coefficients=_address(rows),
+            coefficient_batch=1 if rows is None else rows.shape[0],
+            positions=_address(positions),
+            sign=sign,
+            lines=[_address(line) for line in lines],
+            both=both,
+            hull=hull,
+            center=center.data_ptr(),
+            radius=radius.data_ptr(),
+            low=low.data_ptr(),
+            high=_address(high),
+            threads=threads or torch.get_num_threads(),
+            isa=isa or native.isa(),
+        )
+        return low, high
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
