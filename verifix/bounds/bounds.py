@@ -25,6 +25,9 @@ def bounds(
 ) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds of a network's outputs, of any node, or of any linear forms, over a batch of input sets.
 
+    Gradients flow to parameters and inputs. Under ``torch.no_grad()`` nothing is recorded: passes then run on the
+    compiled plan where it can express them, and memory stays within the budget.
+
     Args:
         model: an ``nn.Module``, or a graph from :func:`verifix.capture` (capture once when asking more than once).
         inputs: for example ``vx.Ball("linf", eps=0.1).around(x)``.
