@@ -40,8 +40,7 @@ def certify(
         margin is positive on the whole set: margins are lowered by a bound on their own rounding error
         (``bounds.rounding``), and
         where float32 leaves an input undecided, float64 is asked. An input that the model itself gets wrong is
-        ``falsified``:
-        it is its own counterexample.
+        ``falsified``: it is its own counterexample.
 
     Raises:
         UnsupportedOperation: the model holds an operation without a rule.

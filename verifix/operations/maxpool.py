@@ -19,9 +19,8 @@ class MaxPool(Nonlinear):
 
     For a window with bounds ``l, u``: below, the entry with the largest lower bound. Above, with ``j`` the entry of the
     largest upper bound and ``m`` the largest upper bound of the others, ``max(z_j, m)`` and its chord on ``[l_j,
-    u_j]``; where
-    ``l_j >= m`` the maximum is ``z_j`` itself. Slope rules make no difference but for ``zero`` and ``constant``, which
-    keep only the interval.
+    u_j]``; where ``l_j >= m`` the maximum is ``z_j`` itself. Slope rules make no difference but for ``zero`` and
+    ``constant``, which keep only the interval.
     """
 
     def __init__(

@@ -74,8 +74,7 @@ class Clip(Nonlinear):
 
     With both kinks inside the interval each line passes through one kink: the upper through ``(high, high)`` with slope
     at most ``(high - low) / (high - l)``, the lower through ``(low, low)`` with slope at most ``(high - low) / (u -
-    low)``.
-    ``same`` takes the smaller of the two for both (thesis, equation 3.62).
+    low)``. ``same`` takes the smaller of the two for both (thesis, equation 3.62).
     """
 
     def __init__(self, shape: Shape, low: float, high: float) -> None:

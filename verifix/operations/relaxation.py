@@ -41,8 +41,7 @@ class Lines(Relaxation):
 
     An offset of None is zero. Where ``upper_slope`` is ``lower_slope`` (the same tensor) the lines are parallel, and
     rows for lower and upper bounds stay equal. ``scale`` bounds the values that went into the offsets beside the
-    pre-activation,
-    for activations that do not vanish at zero.
+    pre-activation, for activations that do not vanish at zero.
     """
 
     lower_slope: Tensor

@@ -18,8 +18,7 @@ class SShaped(Nonlinear):
       through the ends; sound for every such function (Singh et al., DeepPoly).
     - ``adaptive`` and ``one``: the chord on the side where it is sound, and a tangent on the other. Where neither end
       of the interval settles it, the tangent that passes through the far end; its point of contact is found by
-      bisection from
-      the sound side (Zhang et al., CROWN).
+      bisection from the sound side (Zhang et al., CROWN).
     - ``zero``: flat lines through the ends.
     """
 

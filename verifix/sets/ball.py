@@ -171,9 +171,8 @@ class LpBall(InputSet):
 
     def magnitude(self) -> Tensor:
         # x and eps enter every sum once. With a box: center and radius of the hull; or x, the gains h t <= |g| eps and,
-        # for l2, twice
-        # half the multiplier, which is at most 2 sum |g| eps. A side of the box counts only where it is within eps of
-        # x.
+        # for l2, twice half the multiplier, which is at most 2 sum |g| eps. A side of the box counts only where it is
+        # within eps of x.
         size = self._center.abs() + self._eps()
         return size if self.box is None else 4 * size
 

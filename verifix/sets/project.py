@@ -2,8 +2,7 @@
 
 Steps ``v`` and radii ``w`` are ``(n, *shape)``; ``box`` is ``None`` or ``(lower, upper)`` around zero. The projection
 of ``v`` onto ``{d : ||d / w||_p <= 1, lower <= d <= upper}`` has one multiplier, in which the constraint is monotone:
-bisection finds
-it to the last bit, from the side on which the constraint holds.
+bisection finds it to the last bit, from the side on which the constraint holds.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 For ``g`` and the set of all ``d`` with ``||d / w||_p <= 1`` and ``-a <= d <= b`` (``a, b >= 0``, entries may be
 infinite), each function returns ``max <g, d>``. The last axis is the coordinate axis; all arguments broadcast. Weights
-``w`` of
-zero fix their coordinate.
+``w`` of zero fix their coordinate.
 
 With ``h = |g w|`` and ``c`` the room (``a`` or ``b``, by the sign of ``g``) in units of ``w``, the problem is
 ``max <h, t>`` over ``0 <= t <= c``, ``||t||_p <= 1``. Its Lagrange dual is one-dimensional, and *every* multiplier
@@ -67,9 +66,8 @@ def l2_box_support(h: Tensor, c: Tensor) -> Tensor:
         h2, c2 = unit.gather(-1, order).square(), c.gather(-1, order).clamp(max=1.0).square()
         free = torch.cat([h2.flip(-1).cumsum(-1).flip(-1), zero], -1)
         left = (1 - torch.cat([zero, c2.cumsum(-1)], -1)).clamp(min=0)
-        inverse = (
-            left / free
-        ).sqrt()  # 1 / m if exactly the first k coordinates are saturated; NaN or inf where none is free
+        # 1 / m if exactly the first k coordinates are saturated; NaN or infinity where none is free
+        inverse = (left / free).sqrt()
         ends = torch.cat([saturation, torch.full_like(zero, torch.inf)], -1)
         valid = inverse <= ends
         first = torch.where(valid.any(-1, keepdim=True), valid.to(torch.uint8).argmax(-1, keepdim=True), h.shape[-1])
