@@ -9,9 +9,11 @@ BIN := $(VENV)/bin
 BUILT_FROM := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 SUITABLE := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
+SANITIZED := build/sanitize
+TORCH_FREE := tests/kernels/test_plan_native.py tests/kernels/test_abs_median_numpy.py
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test slow bench format clean distclean
+.PHONY: demo test slow bench sanitize format clean distclean
 
 demo: $(VENV)/.installed
 	$(BIN)/verifix demo
@@ -25,7 +27,19 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(PIP) --no-deps convex_adversarial==0.4.4 || echo "convex_adversarial is not there: its cases are skipped" >&2
+	mkdir -p build
+	VERIFIX_BENCH_QUICK=$(QUICK) $(BIN)/python -m pytest bench --benchmark-only --benchmark-json=build/bench.json
+	$(BIN)/python -m bench.report build/bench.json
+
+# The tests that need numpy but no torch, on an extension of its own that watches addresses and undefined behaviour.
+sanitize: $(VENV)/.installed-dev
+	VERIFIX_CUDA=0 VERIFIX_SANITIZE=address,undefined \
+		$(BIN)/python setup.py build_ext --build-temp $(SANITIZED)/objects --build-lib $(SANITIZED)
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		VERIFIX_EXTENSION=$$(echo $(SANITIZED)/verifix/_C.*.so) \
+		$(BIN)/python -m pytest --noconftest -p no:cacheprovider $(TORCH_FREE)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

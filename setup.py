@@ -185,8 +185,9 @@ class BuildExtensions(build_ext):
         print(f"verifix: CUDA part: {outcome}", flush=True)
         if not built:
             self.extensions = [cpu]
-            # A part left by an earlier build must be neither packed nor imported beside the new one.
-            for folder in (Path(self.build_lib), ROOT):
+            # A part left by an earlier build must be neither packed nor imported beside the new one. A build for
+            # `make sanitize` is for a folder of its own.
+            for folder in (Path(self.build_lib), *(() if sanitize_flags() else (ROOT,))):
                 (folder / "verifix" / Path(self.get_ext_filename(cuda.name)).name).unlink(missing_ok=True)
         self.make(cpu, cpu_toolchain(outcome))
 

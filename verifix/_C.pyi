@@ -14,3 +14,71 @@ def abs_median(
     *, x: int, values: int, index: int, batch: int, k: int, n: int, dtype: str, threads: int, isa: str
 ) -> None: ...
 def config() -> Config: ...
+
+class PlanFloat32:
+    """A network as a flat list of steps for backward passes in float32; addresses are of contiguous memory."""
+
+    def __init__(self, input: tuple[int, int, int]) -> None: ...
+    def dense(self, *, source: int, outputs: int, weight: int, bias: int) -> int: ...
+    def convolution(
+        self, *, source: int, output: tuple[int, int, int], geometry: list[int], weight: int, bias: int
+    ) -> int: ...
+    def scaling(self, *, source: int, scale: int, shift: int) -> int: ...
+    def sum(self, *, first: int, second: int, factor: float) -> int: ...
+    def concatenation(self, *, sources: list[int]) -> int: ...
+    def movement(self, *, source: int, output: tuple[int, int, int], index: int, fill: int) -> int: ...
+    def lines(self, *, source: int) -> int: ...
+    def run(
+        self,
+        *,
+        start: int,
+        inputs: int,
+        rows: int,
+        coefficients: int,
+        coefficient_batch: int,
+        positions: int,
+        sign: float,
+        lines: list[int],
+        both: bool,
+        hull: int,
+        center: int,
+        radius: int,
+        low: int,
+        high: int,
+        threads: int,
+        isa: str,
+    ) -> None: ...
+
+class PlanFloat64:
+    """A network as a flat list of steps for backward passes in float64; addresses are of contiguous memory."""
+
+    def __init__(self, input: tuple[int, int, int]) -> None: ...
+    def dense(self, *, source: int, outputs: int, weight: int, bias: int) -> int: ...
+    def convolution(
+        self, *, source: int, output: tuple[int, int, int], geometry: list[int], weight: int, bias: int
+    ) -> int: ...
+    def scaling(self, *, source: int, scale: int, shift: int) -> int: ...
+    def sum(self, *, first: int, second: int, factor: float) -> int: ...
+    def concatenation(self, *, sources: list[int]) -> int: ...
+    def movement(self, *, source: int, output: tuple[int, int, int], index: int, fill: int) -> int: ...
+    def lines(self, *, source: int) -> int: ...
+    def run(
+        self,
+        *,
+        start: int,
+        inputs: int,
+        rows: int,
+        coefficients: int,
+        coefficient_batch: int,
+        positions: int,
+        sign: float,
+        lines: list[int],
+        both: bool,
+        hull: int,
+        center: int,
+        radius: int,
+        low: int,
+        high: int,
+        threads: int,
+        isa: str,
+    ) -> None: ...

@@ -1,6 +1,7 @@
 #include "verifix/backward.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -132,7 +133,9 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
     if (request.inputs < 0 || request.rows < 0) refuse("negative number of inputs or rows");
     if (request.coefficient_batch != 1 && request.coefficient_batch != request.inputs) refuse("coefficients for some inputs only");
     if (request.hull < 0 || request.hull > 2) refuse("hull = " + std::to_string(request.hull) + ": must be 0, 1 or 2");
-    if (request.inputs * request.rows == 0) return;
+    std::int64_t results = 0;
+    if (__builtin_mul_overflow(request.inputs, request.rows, &results)) refuse("more than 2^63 - 1 bounds");
+    if (results == 0) return;
     const std::int64_t entries = shapes[static_cast<std::size_t>(request.start)].entries();
     if (request.coefficients == nullptr) {
         if (request.positions == nullptr) refuse("neither coefficients nor positions");
@@ -144,8 +147,13 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
         refuse("a null pointer");
     }
     if (request.lines.size() != 4 * steps.size()) refuse("lines must be four pointers for each step");
-    for (int node = 1; node <= request.start; ++node) {
+    // Only what the rows depend on needs lines: nodes of other branches may come before it.
+    std::vector<char> reached(shapes.size(), 0);
+    reached[static_cast<std::size_t>(request.start)] = 1;
+    for (int node = request.start; node > 0; --node) {
+        if (!reached[static_cast<std::size_t>(node)]) continue;
         const auto step = static_cast<std::size_t>(node - 1);
+        for (std::int32_t s = 0; s < steps[step].source_count; ++s) reached[static_cast<std::size_t>(steps[step].sources[s])] = 1;
         if (steps[step].kind == StepKind::lines && (request.lines[4 * step] == nullptr || request.lines[4 * step + 2] == nullptr)) {
             refuse("step " + std::to_string(node) + " has no slopes");
         }
@@ -168,7 +176,7 @@ void Plan<T>::run(const BackwardRequest<T>& request, int threads, Isa isa) const
     for (const Group& group : groups) largest = std::max(largest, group.size);
     const PlanShape start = shapes[static_cast<std::size_t>(request.start)];
     const std::int64_t input_entries = shapes[0].entries(), group_count = static_cast<std::int64_t>(groups.size());
-    bool out_of_memory = false;
+    std::atomic<bool> out_of_memory{false};
 
     parallel_ranges(request.inputs * group_count, threads, [&](std::int64_t first, std::int64_t last) {
         void* memory = std::aligned_alloc(backward_vector_bytes, static_cast<std::size_t>(largest * backward_vector_bytes));

@@ -347,7 +347,8 @@ struct Pass {
 
     void run() {
         for (int32_t node = tile.start; node > 0; --node) {
-            if (tile.buffers[node] == nullptr) continue;
+            // Rows that fall into padding altogether reach nothing before it.
+            if (tile.buffers[node] == nullptr || entries(node) == 0) continue;
             const Step<T>& step = tile.steps[node - 1];
             switch (step.kind) {
                 case StepKind::dense:

@@ -82,7 +82,8 @@ PlanShape Plan<T>::shape(int node) const {
 template <class T>
 int Plan<T>::dense(int source, std::int64_t outputs, const T* weight, const T* bias) {
     const std::int64_t inputs = shape(source).entries();
-    if (weight == nullptr || outputs < 1) refuse("dense layer without weights or outputs");
+    check_shape({outputs, 1, 1});
+    if (weight == nullptr) refuse("dense layer without weights");
     Step<T> step{};
     step.kind = StepKind::dense;
     step.weight = parts_->keep(weight, outputs * inputs);
@@ -95,6 +96,10 @@ template <class T>
 int Plan<T>::convolution(int source, PlanShape output, ConvolutionGeometry g, const T* weight, const T* bias) {
     const PlanShape input = shape(source);
     check_shape(output);
+    for (const std::int64_t number : {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h,
+                                      g.dilation_w, g.groups}) {
+        if (number > INT32_MAX) refuse("convolution geometry " + std::to_string(number) + ": must be below 2^31");
+    }
     if (g.kernel_h < 1 || g.kernel_w < 1 || g.stride_h < 1 || g.stride_w < 1 || g.dilation_h < 1 || g.dilation_w < 1 ||
         g.padding_h < 0 || g.padding_w < 0 || g.groups < 1 || input.c % g.groups != 0 || output.c % g.groups != 0) {
         refuse("convolution geometry does not fit " + text(input) + " to " + text(output));
@@ -106,10 +111,14 @@ int Plan<T>::convolution(int source, PlanShape output, ConvolutionGeometry g, co
         !fits(input.w, output.w, g.kernel_w, g.stride_w, g.padding_w, g.dilation_w) || weight == nullptr) {
         refuse("convolution from " + text(input) + " does not give " + text(output));
     }
+    std::int64_t window = 0, numbers = 0;
+    if (__builtin_mul_overflow(g.kernel_h * g.kernel_w, input.c / g.groups, &window) ||
+        __builtin_mul_overflow(output.c, window, &numbers)) {
+        refuse("convolution with more than 2^63 - 1 weights");
+    }
     Step<T> step{};
     step.kind = StepKind::convolution;
-    const std::int64_t window = g.kernel_h * g.kernel_w * (input.c / g.groups);
-    step.weight = parts_->keep(weight, output.c * window);
+    step.weight = parts_->keep(weight, numbers);
     if (g.groups == 1) step.transposed = parts_->keep_transposed(weight, output.c, window);
     step.bias = parts_->keep(bias, output.c);
     step.kernel_h = g.kernel_h, step.kernel_w = g.kernel_w;

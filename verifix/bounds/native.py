@@ -22,6 +22,7 @@ from verifix.operations import (
     Sum,
 )
 from verifix.sets import Box, InputSet, LpBall
+from verifix.tensors import flatten
 
 
 class Inexpressible(Exception):
@@ -51,8 +52,8 @@ class NativePass:
         for node in graph.nodes.values():
             self._place(node)
         self.hull, middle, radius = _hull(inputs)
-        self.center = self.plan.input.pack(middle.flatten(1))
-        self.radius = self.plan.input.pack(radius.expand_as(center).flatten(1))
+        self.center = self.plan.input.pack(flatten(middle, 1))
+        self.radius = self.plan.input.pack(flatten(radius.expand_as(center), 1))
 
     def _place(self, node: Node) -> None:
         operation, sources = node.operation, [self.stored[name] for name in node.inputs]
@@ -122,7 +123,7 @@ class NativePass:
         """
         start = self.stored[name]
         lines, parallel = self._lines(name, relaxations)
-        packed = None if rows is None else start.pack(rows.flatten(2))
+        packed = None if rows is None else start.pack(flatten(rows, 2))
 
         def run(sign: float, both: bool) -> tuple[Tensor, Tensor | None]:
             signed = packed if packed is None or sign > 0 else -packed
@@ -164,7 +165,7 @@ class NativePass:
             first = 4 * self.step_of[node.name]
             for place, side in enumerate(sides):
                 if side is not None:
-                    lines[first + place] = stored.pack(side.expand(n, *node.shape).flatten(1))
+                    lines[first + place] = stored.pack(flatten(side.expand(n, *node.shape), 1))
         return lines, parallel
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verifix.errors import InvalidValue
 from verifix.kernels import native
 
 Shape = tuple[int, ...]
@@ -61,6 +62,7 @@ class Plan:
         kind = module.PlanFloat32 if dtype == torch.float32 else module.PlanFloat64
         self.native = kind(plane(shape))
         self.input = Stored(0, plane(shape), standard_order(shape))
+        self.line_sizes: dict[int, int] = {}
 
     def _numbers(self, x: Tensor | None) -> Tensor | None:
         return None if x is None else x.detach().to(self.dtype).contiguous()
@@ -111,7 +113,8 @@ class Plan:
         inverse[source.order] = torch.arange(len(source.order))
         wanted = index.flatten()[order]
         positions = torch.where(wanted >= 0, inverse[wanted.clamp(min=0)], -1).contiguous()
-        constants = torch.where(wanted >= 0, 0.0, fill).to(self.dtype) if fill != 0.0 else None
+        # not torch.where of two numbers, which would round the constant to float32
+        constants = torch.full((len(wanted),), fill, dtype=self.dtype).masked_fill(wanted >= 0, 0.0) if fill else None
         node = self.native.movement(
             source=source.node, output=plane(shape), index=positions.data_ptr(), fill=_address(constants)
         )
@@ -119,7 +122,9 @@ class Plan:
 
     def lines(self, source: Stored) -> Stored:
         """An elementwise operation that each pass encloses between lines."""
-        return Stored(self.native.lines(source=source.node), source.plane, source.order)
+        node = self.native.lines(source=source.node)
+        self.line_sizes[node - 1] = len(source.order)
+        return Stored(node, source.plane, source.order)
 
     def run(
         self,
@@ -146,8 +151,19 @@ class Plan:
             center, radius: ``(n, entries)`` of the input in the stored order.
             threads, isa: default torch's number of threads, and :func:`verifix.kernels.native.isa`; neither changes a
                 bit of the result.
+
+        Raises:
+            InvalidValue: a tensor of another dtype or size than the plan's, or that is not contiguous.
         """
         n = len(center)
+        given: list[tuple[str, Tensor, Shape]]
+        given = [("center", center, (n, len(self.input.order))), ("radius", radius, (n, len(self.input.order)))]
+        for step, size in self.line_sizes.items():
+            given += [("lines", line, (n, size)) for line in lines[4 * step : 4 * step + 4] if line is not None]
+        if rows is not None:
+            given.append(("rows", rows, (n if len(rows) != 1 else 1, rows.shape[1], len(start.order))))
+        for name, x, shape in given:
+            self._check(name, x, shape)
         positions = torch.arange(len(start.order)) if rows is None else None
         count = len(start.order) if rows is None else rows.shape[1]
         low = center.new_empty(n, count)
@@ -167,10 +183,15 @@ class Plan:
             radius=radius.data_ptr(),
             low=low.data_ptr(),
             high=_address(high),
-            threads=threads or torch.get_num_threads(),
-            isa=isa or native.isa(),
+            threads=torch.get_num_threads() if threads is None else threads,
+            isa=native.isa() if isa is None else isa,
         )
         return low, high
+
+    def _check(self, name: str, x: Tensor, shape: Shape) -> None:
+        if x.dtype != self.dtype or x.device.type != "cpu" or tuple(x.shape) != shape or not x.is_contiguous():
+            found = f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
+            raise InvalidValue(name, found, f"must be contiguous, {self.dtype}, {shape}, on the CPU")
 
 
 def _address(x: Tensor | None) -> int:

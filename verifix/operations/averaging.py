@@ -24,7 +24,8 @@ class Pooling(Affine):
 
     @property
     def roundings(self) -> int:
-        return sum(max(matrix.shape) + 1 for matrix in self.matrices)
+        # both ways of summing: axis after axis, and over the whole window with products of two entries as weights
+        return math.prod(_overlap(matrix) for matrix in self.matrices) + 2 * len(self.matrices)
 
     def _apply(self, x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         last = matrices[-1].to(x)
@@ -42,6 +43,12 @@ class Pooling(Affine):
 
     def offset(self, like: Tensor) -> Tensor | None:
         return None
+
+
+def _overlap(matrix: Tensor) -> int:
+    """The most entries that one output averages, or outputs that one entry is part of."""
+    used = (matrix != 0).long()
+    return int(max(used.sum(0).max(), used.sum(1).max())) + 1
 
 
 def window_matrix(

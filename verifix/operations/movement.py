@@ -84,14 +84,16 @@ class Movement(Affine):
 class Concatenation(Affine):
     """Inputs put side by side along one axis (not the batch)."""
 
-    roundings = 1
-
     def __init__(self, shapes: Sequence[Shape], axis: int) -> None:
         self.inputs = tuple(shapes)
         self.axis = axis
         widths = [shape[axis] for shape in shapes]
         self.widths = widths
         self.shape = (*shapes[0][:axis], sum(widths), *shapes[0][axis + 1 :])
+
+    @property
+    def roundings(self) -> int:
+        return len(self.inputs)  # additions, where the parts meet again further up
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.cat(inputs, dim=self.axis + 1)
