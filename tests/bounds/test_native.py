@@ -20,7 +20,7 @@ from tests.bounds.cases import SLOPES, input_sets, points
 from tests.bounds.test_rounding import exact
 from tests.networks import Builder, Source, activation, affine, graphs, operation_of, randomise, relu_network
 from verifix import _C
-from verifix.bounds import Engine, bounds, engine, parse_method
+from verifix.bounds import NAMED, Engine, bounds, engine, parse_method
 from verifix.bounds.backward import backward
 from verifix.bounds.native import Inexpressible, NativePass
 from verifix.certify import certify
@@ -626,3 +626,15 @@ def test_a_plan_takes_its_own_dtype() -> None:
     x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match=r"center = torch\.float32"):
         plan.run(plan.input, rows=None, sign=1.0, lines=[], both=False, hull=0, center=x, radius=x)
+
+
+def test_a_window_that_lies_in_padding() -> None:
+    """A convolution whose only window for some outputs holds nothing but padding: their bounds are the bias."""
+    weight, bias = torch.tensor([[[2.0]]], dtype=torch.float64), torch.tensor([0.25], dtype=torch.float64)
+    operation = Convolution((1, 1), fixed(weight), fixed(bias), (3,), (1,), (1,), 1)
+    graph = Graph((1, 1), [Node("0", operation, ("input",)), Node("1", TwoPiece(operation.shape), ("0",))])
+    inputs = Ball("linf", 0.5).around(torch.full((1, 1, 1), 7.0, dtype=torch.float64))
+    with torch.no_grad():
+        for name in ("0", "1"):
+            lower, upper = Engine(graph, inputs, NAMED["cap"], rounding=False).node(name)
+            assert torch.equal(lower.flatten(), bias) and torch.equal(upper.flatten(), bias)

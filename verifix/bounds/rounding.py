@@ -56,14 +56,16 @@ def underflow(graph: Graph, name: str, dtype: torch.dtype) -> float:
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
     """Float32 means float32, and sums are sums of products: no TF32 and no bfloat16 inside matrix products and
-    convolutions, no autocast, and none of NNPACK's fast (Winograd) convolutions, whose errors are not bounded entry by
-    entry."""
+    convolutions, no autocast, and no library that may choose fast (Winograd) convolutions, whose errors are not
+    bounded entry by entry: neither NNPACK nor cuDNN."""
     backends: Any = torch.backends
     switches: list[Any] = [
         backends, backends.cuda.matmul, backends.cudnn, backends.cudnn.conv, backends.cudnn.rnn,
         backends.mkldnn, backends.mkldnn.conv, backends.mkldnn.matmul, backends.mkldnn.rnn,
     ]  # fmt: skip
     before = [switch.fp32_precision for switch in switches]
+    cudnn_enabled = backends.cudnn.enabled
+    backends.cudnn.enabled = False
     for switch in switches:
         switch.fp32_precision = "ieee"
     try:
@@ -74,6 +76,7 @@ def plain_arithmetic() -> Iterator[None]:
         ):
             yield
     finally:
+        backends.cudnn.enabled = cudnn_enabled
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision
 

@@ -208,7 +208,7 @@ class LpBall(InputSet):
             slack = tolerance / eps.amax(1).clamp(min=1e-300)
             inside = fixed_still & (size <= 1 + slack)
         if self.box is not None:
-            low, high = (side.double() for side in self._box())
+            low, high = self.box
             inside &= ((x.double() >= low - tolerance) & (x.double() <= high + tolerance)).flatten(1).all(1)
         return inside
 

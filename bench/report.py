@@ -1,0 +1,91 @@
+"""Turns what pytest-benchmark stored into ``results.json`` and ``RESULTS.md``: ``python -m bench.report RUN...``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+INTRODUCTION = """# Results
+
+Written by `make bench`; do not edit. Sides of a case take turns within one run; medians are over the half of the
+rounds in which other programs took the smallest share of the processors (column *others*). Read ratios, not
+milliseconds: where that share is not near zero, its noise is in every number. `README.md` explains the columns.
+"""
+COLUMNS = (
+    "case", "method", "inputs", "threads", "side", "ms per input (IQR)", "ratio", "of minima", "error", "lowered by",
+    "share of matrix rate", "peak growth, MB", "others",
+)  # fmt: skip
+
+
+def main(*runs: Path) -> str:
+    """Write both files from one or more runs on one machine, and return the text of ``RESULTS.md``."""
+    stored = [json.loads(run.read_text()) for run in runs]
+    facts = [entry["extra_info"] for run in stored for entry in run["benchmarks"] if "case" in entry["extra_info"]]
+    machine: dict[str, Any] = facts[0]["machine"] if facts else {}
+    cases = [fact["case"] for fact in facts]
+    results = _short({"machine": machine, "date": stored[0]["datetime"][:10], "cases": cases})
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = _markdown(results)
+    (HERE / "RESULTS.md").write_text(text)
+    return text
+
+
+def _short(value: Any) -> Any:
+    """Floats with four digits: the rest is noise."""
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _markdown(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items())
+    parts = [INTRODUCTION, f"Machine: {facts}; {results['date']}.\n"]
+    tables = dict.fromkeys(case["table"] for case in results["cases"])
+    for table in tables:
+        cases = [case for case in results["cases"] if case["table"] == table]
+        parts.append(f"## {table[0].upper()}{table[1:]}\n")
+        parts.append(_table(cases))
+        parts += [f"{_note(case)}\n" for case in cases if "largest_over_smallest" in case]
+        rates = sorted(case["matrix_gflops"] for case in cases)
+        copies = sorted(case["copy_gbytes_per_second"] for case in cases)
+        parts.append(
+            f"Measured in the same rounds: matrix rate {rates[0]} to {rates[-1]} GFLOP/s, "
+            f"copy {copies[0]} to {copies[-1]} GB/s.\n"
+        )
+    return "\n".join(parts)
+
+
+def _note(case: dict[str, Any]) -> str:
+    factor = case["largest_over_smallest"]
+    return f"{case['name']}: time over operations varies by a factor of {factor:.2f} from end to end."
+
+
+def _table(cases: list[dict[str, Any]]) -> str:
+    rows = [_row(case, side) for case in cases for side in case["sides"]]
+    used = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
+    lines = [[COLUMNS[i] for i in used], ["---"] * len(used), *([row[i] for i in used] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _row(case: dict[str, Any], side: str) -> list[str]:
+    found, errors = case["sides"][side], case["errors"].get(side, {})
+    peak = case.get("peak_mbytes", {}).get(side, "")
+    return [
+        case["name"], case["method"], str(case["inputs"]), str(case["threads"]), side,
+        f"{found['median_ms']:.3g} ({found['iqr_ms']:.2g})",
+        f"{found['ratio']['of_medians']:.3g}", f"{found['ratio']['of_least']:.3g}",
+        *(f"{errors[key]:.1e}" if key in errors else "" for key in ("error", "lowered by")),
+        f"{found['share_of_matrix_rate']:.1%}" if "share_of_matrix_rate" in found else "",
+        f"{peak:.0f}" if isinstance(peak, float | int) else peak,
+        f"{case['share_of_other_programs']:.0%}",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(main(*map(Path, sys.argv[1:])))
