@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -28,9 +29,9 @@ class SShaped(Nonlinear):
         self.inputs = (shape,)
         self.shape = shape
 
+    @abstractmethod
     def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """First and second derivative at ``z``."""
-        raise NotImplementedError
 
     def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return self.forward(lowers[0]), self.forward(uppers[0])

@@ -1,0 +1,133 @@
+"""Networks, sets and rows that the compiled pass can express, drawn by hypothesis."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.bounds.cases import SLOPES, input_sets
+from tests.networks import Builder, Source, activation, affine, operation_of, randomise
+from verifix.graph import INPUT, Graph
+from verifix.graph.lowering import moved
+from verifix.operations import (
+    Concatenation,
+    Convolution,
+    Dense,
+    fixed,
+)
+from verifix.sets import Ball, InputSet, LpBall
+
+METHODS = tuple(f"{intermediate}:{slopes}" for intermediate in ("interval", "backward", "both") for slopes in SLOPES)
+
+
+class PlanBuilder(Builder):
+    """Grows graphs of what a plan has steps for."""
+
+    def layer(self) -> None:
+        name = self.some()
+        shape = self.shape_of(name)
+        while True:
+            module = activation(self.source) if self.source.choose(True, False) else affine(self.source, shape)
+            randomise(module.double(), self.source)
+            operation = operation_of(module.eval(), shape)
+            pooling = "Pool" in type(module).__name__
+            if not pooling and not (isinstance(operation, Dense) and len(operation.shape) > 1):
+                break
+        self.add(operation, name)
+
+    def convolution(self) -> None:
+        """A layer with more channels than a vector has lanes, now and then."""
+        name = self.some()
+        shape = self.shape_of(name)
+        if len(shape) < 2:
+            return self.layer()
+        groups = self.source.choose(*(g for g in (1, 2) if shape[0] % g == 0))
+        channels = groups * self.source.choose(1, 5, 8, 9, 16, 20)
+        weight = self.source.normal(channels, shape[0] // groups, *[self.source.between(1, 3) for _ in shape[1:]])
+        padding = tuple(self.source.between(k - 1, k) for k in weight.shape[2:])
+        stride, dilation = (tuple(self.source.between(1, 2) for _ in padding) for _ in range(2))
+        bias = self.source.choose(None, fixed(self.source.normal(channels)))
+        padding = tuple(p * d for p, d in zip(padding, dilation, strict=True))
+        self.add(Convolution(shape, fixed(weight), bias, stride, padding, dilation, groups), name)
+
+    def concatenation(self) -> None:
+        name = self.some()
+        shape = self.shape_of(name)
+        fits = [n for n in [INPUT, *self.nodes] if self.shape_of(n)[1:] == shape[1:]]
+        parts = [name, *(self.source.choose(*fits) for _ in range(self.source.between(0, 2)))]
+        self.add(Concatenation([self.shape_of(part) for part in parts], 0), *parts)
+
+    def movement(self) -> None:
+        """Also back from flat, and to no axis at all."""
+        name = self.some()
+        shape = self.shape_of(name)
+        if len(shape) == 1 and self.source.choose(True, False):
+            size = shape[0]
+            height = self.source.choose(*(k for k in range(1, size + 1) if size % k == 0))
+            self.add(moved(shape, lambda x: x.unflatten(1, (height, -1)).unsqueeze(1)), name)
+        else:
+            super().movement()
+
+    def grow(self) -> None:
+        steps = (
+            self.layer, self.layer, self.convolution, self.convolution, self.convolution, self.piecewise,
+            self.sum, self.concatenation, self.scaling, self.movement,
+        )  # fmt: skip
+        self.source.choose(*steps)()
+
+
+@st.composite
+def expressible(draw: st.DrawFn, steps: int = 7, most: int = 250, wild: bool = False) -> Graph:
+    """A directed acyclic graph that a plan can hold."""
+    builder = PlanBuilder(Source(draw, wild))
+    for _ in range(draw(st.integers(1, steps))):
+        builder.grow()
+        if math.prod(builder.shape_of(next(reversed(builder.nodes)))) > most:
+            break
+    return builder.finish()
+
+
+@st.composite
+def plan_sets(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> InputSet:
+    """The sets that a plan takes the minimum over: no box around an l1 or l2 ball."""
+    inputs = draw(input_sets(shape, dtype, most=3))
+    if isinstance(inputs, LpBall) and inputs.box is not None and inputs.norm != "linf":
+        return Ball(inputs.norm, inputs.eps.expand_as(inputs.center)).around(inputs.center)
+    return inputs
+
+
+def some_rows(shape: tuple[int, ...], n: int, kind: str, dtype: torch.dtype) -> Tensor | None:
+    """None (the unit rows), rows that all inputs share, or rows of each input; not contiguous."""
+    if kind == "unit":
+        return None
+    generator = torch.Generator().manual_seed(len(shape))
+    count = {"shared": 3, "each": 9, "many": 19, "expanded": 2}[kind]
+    lead = 1 if kind in ("shared", "expanded") else n
+    rows = torch.randn(*reversed(shape), count, lead, generator=generator, dtype=torch.float64).to(dtype)
+    rows = rows.permute(*reversed(range(rows.dim())))
+    rows[:, 0] = torch.round(rows[:, 0])
+    return rows.expand(n, *[-1] * (rows.dim() - 1)) if kind == "expanded" else rows
+
+
+def unit_rows(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    size = math.prod(shape)
+    return torch.eye(size, dtype=dtype).reshape(1, size, *shape)
+
+
+def assert_within(native: Tensor | None, other: Tensor | None, error: Tensor) -> None:
+    """Both are within what is allowed of the same real number."""
+    assert native is not None
+    assert other is not None
+    assert torch.isfinite(native).all()
+    assert ((native.double() - other.double()).abs() <= error.double()).all()
+
+
+ROWS = ("unit", "shared", "each", "many", "expanded")
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    kind = torch.int32 if a.dtype == torch.float32 else torch.int64
+    return torch.equal(a.view(kind), b.view(kind))
