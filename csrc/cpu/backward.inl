@@ -105,16 +105,17 @@ struct Pass {
         return (window.h1 - window.h0) * (window.w1 - window.w0) * tile.channels[node];
     }
 
-    // A bias is per channel for convolutions and dense layers, and per entry for scalings.
+    // A bias is per channel for convolutions and dense layers, and per entry for scalings and movements.
     void bias(const Step<T>& step, int32_t node) {
         if (step.bias == nullptr) return;
+        const bool per_entry = step.kind == StepKind::scaling || step.kind == StepKind::movement;
         const Window& window = tile.windows[node];
         const Vector* rows = buffer(node);
         Vector sum;
         memset(&sum, 0, sizeof sum);
         for (int64_t h = window.h0; h < window.h1; ++h) {
             for (int64_t w = window.w0; w < window.w1; ++w) {
-                const T* shift = step.kind == StepKind::scaling ? step.bias + (h * step.w + w) * step.c : step.bias;
+                const T* shift = per_entry ? step.bias + (h * step.w + w) * step.c : step.bias;
                 for (int64_t c = 0; c < step.c; ++c) sum += shift[c] * *rows++;
             }
         }
@@ -256,18 +257,7 @@ struct Pass {
                 if (from >= 0) target[from] += rows[c];
             }
         });
-        bias_of_movement(step, node);
-    }
-
-    void bias_of_movement(const Step<T>& step, int32_t node) {
-        if (step.bias == nullptr) return;
-        Vector total;
-        memset(&total, 0, sizeof total);
-        for_each_position(node, [&](int64_t position, int64_t entry, int64_t, int64_t) {
-            const Vector* rows = buffer(node) + position;
-            for (int64_t c = 0; c < step.c; ++c) total += step.bias[entry + c] * rows[c];
-        });
-        add_constant(total, total);
+        bias(step, node);
     }
 
     void lines(const Step<T>& step, int32_t node) {

@@ -23,7 +23,7 @@ struct Step {
     const T* transposed;     // the same with outputs last, where groups is 1; for unit rows
     const T* bias;           // of the outputs, or null
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
-    const T* scale;        // scaling: of each entry, or null; its shift is in bias
+    const T* scale;        // scaling: of each entry, or null; its shift is in bias, as is the fill of a movement
     T factor;              // sum: of the second source
     const int64_t* index;  // movement: the entry of the source that each entry of the output is, or -1
 };

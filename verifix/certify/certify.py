@@ -56,7 +56,7 @@ def certify(
     """
     methods = parse_method(method)
     sets = _input_sets(x, inputs)
-    graph = model if isinstance(model, Graph) else capture(model, _example(x, model))
+    graph = model if isinstance(model, Graph) else capture(model, _example(x))
     if len(graph.shape) != 1 or graph.shape[0] < 1:
         raise InvalidValue(
             "model", f"output of shape (n, {', '.join(map(str, graph.shape))})", "must return logits (n, classes)"
@@ -109,10 +109,8 @@ def _input_sets(x: Tensor, inputs: Ball | InputSet) -> InputSet:
     return inputs
 
 
-def _example(x: Tensor, model: nn.Module) -> Tensor:
-    if len(x):
-        return x[:2]
-    return torch.zeros(1, *x.shape[1:], dtype=x.dtype, device=x.device)
+def _example(x: Tensor) -> Tensor:
+    return x[:2] if len(x) else x.new_zeros(1, *x.shape[1:])
 
 
 def _decide(
@@ -121,22 +119,18 @@ def _decide(
     """Margins of every row, and which inputs were decided in float64."""
     parts, recomputed = [], torch.zeros(len(sets), dtype=torch.bool, device=sets.center.device)
     for tile in input_tiles(len(sets), graph, sets.center.dtype, memory):
-        margins = _margins(graph, sets, specification, methods, memory, tile)
+        margins = _margins(graph, sets.select(tile), specification, methods, memory, tile)
         if sets.center.dtype != torch.float64:
-            undecided = _undecided(margins)
-            index = undecided.nonzero()[:, 0] + tile.start
+            index = (~(margins > 0).all(1)).nonzero()[:, 0] + tile.start
             for piece in index.split(max(1, (tile.stop - tile.start + 1) // 2)):
-                exact = _margins(graph, sets.to(torch.float64), specification, methods, memory, piece)
+                doubled = sets.select(piece).to(torch.float64)
+                exact = _margins(graph, doubled, specification, methods, memory, piece)
                 margins[piece - tile.start] = _round_down(exact, margins.dtype)
             recomputed[index] = True
         parts.append(margins)
     return torch.cat(parts) if parts else sets.center.new_zeros(
         0, specification.rows(slice(None), sets.center).shape[1]
     ), recomputed
-
-
-def _undecided(margins: Tensor) -> Tensor:
-    return ~(margins > 0).all(1)
 
 
 def _round_down(exact: Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,13 +141,13 @@ def _round_down(exact: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _margins(
     graph: Graph,
-    sets: InputSet,
+    part: InputSet,
     specification: Specification,
     methods: tuple[Method, ...],
     memory: int,
     index: slice | Tensor,
 ) -> Tensor:
-    part = sets.select(index)
+    """Lower bounds of every row over the sets of some inputs, whose numbers are ``index``: ``(n, r)``."""
     rows = specification.rows(index, part.center)
     threshold = specification.threshold(index, part.center)
     best: Tensor | None = None

@@ -28,7 +28,7 @@ def l1_box_support(h: Tensor, c: Tensor) -> Tensor:
     """``max <h, t>`` over ``0 <= t <= c``, ``sum t <= 1``: a fractional knapsack, solved by sorting.
 
     Dual: ``min over m >= 0`` of ``m + sum_i c_i max(h_i - m, 0)``; the best ``m`` is the ``h`` at which the budget runs
-        out.
+    out.
 
     >>> l1_box_support(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.5, 0.25, 9.0]))
     tensor(2.2500)

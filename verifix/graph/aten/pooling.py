@@ -47,8 +47,8 @@ def _adaptive_avg_pool(graph: Lowering, op: Any, shape: Shape, x: str, size: Any
     return graph.emit(Pooling(graph.shape(x), [adaptive_matrix(length, count) for length, count in sizes]), x)
 
 
-@rule("max_pool2d")
-def _max_pool2d(
+@rule("max_pool1d", "max_pool2d")
+def _max_pool(
     graph: Lowering,
     op: Any,
     shape: Shape,
@@ -59,21 +59,9 @@ def _max_pool2d(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> str:
-    return graph.emit(max_pool(graph.shape(x), kernel, stride, padding, dilation, ceil_mode), x)
-
-
-@rule("max_pool1d")
-def _max_pool1d(
-    graph: Lowering,
-    op: Any,
-    shape: Shape,
-    x: str,
-    kernel: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> str:
+    if "2d" in str(op):
+        return graph.emit(max_pool(graph.shape(x), kernel, stride, padding, dilation, ceil_mode), x)
+    # one axis is a plane of height 1
     flat = graph.prepare(moved(graph.shape(x), lambda t: t[:, :, None]), x)
     window, step = ((1, pair(value, 1)[0]) for value in (kernel, stride or kernel))
     pooled = graph.prepare(
