@@ -24,7 +24,7 @@ const T* pointer(Address address) {
 
 template <class T>
 void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int64_t rows, Address coefficients,
-         std::int64_t coefficient_batch, Address positions, double sign, const std::vector<Address>& lines, bool both, int hull,
+         std::int64_t coefficient_batch, Address positions, Address row_offsets, double sign, const std::vector<Address>& lines, bool both, int hull,
          Address center, Address radius, Address low, Address high, int threads, const std::string& isa) {
     BackwardRequest<T> request;
     request.start = start;
@@ -33,6 +33,7 @@ void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int6
     request.coefficients = pointer<T>(coefficients);
     request.coefficient_batch = coefficient_batch;
     request.positions = pointer<std::int64_t>(positions);
+    request.row_offsets = pointer<std::int64_t>(row_offsets);
     request.sign = static_cast<T>(sign);
     for (const Address address : lines) request.lines.push_back(pointer<T>(address));
     request.both = both;
@@ -83,7 +84,7 @@ void bind_plan(py::module_& m, const char* name) {
             py::kw_only(), py::arg("source"), py::arg("output"), py::arg("index"), py::arg("fill"))
         .def("lines", &Plan<T>::lines, py::kw_only(), py::arg("source"))
         .def("run", &run<T>, py::kw_only(), py::arg("start"), py::arg("inputs"), py::arg("rows"), py::arg("coefficients"),
-             py::arg("coefficient_batch"), py::arg("positions"), py::arg("sign"), py::arg("lines"), py::arg("both"),
+             py::arg("coefficient_batch"), py::arg("positions"), py::arg("row_offsets"), py::arg("sign"), py::arg("lines"), py::arg("both"),
              py::arg("hull"), py::arg("center"), py::arg("radius"), py::arg("low"), py::arg("high"), py::arg("threads"),
              py::arg("isa"), py::call_guard<py::gil_scoped_release>());
 }

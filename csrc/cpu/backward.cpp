@@ -1,10 +1,11 @@
 #include "verifix/backward.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <new>
+#include <map>
 #include <stdexcept>
 
 #include "plan.h"
@@ -13,115 +14,299 @@
 namespace verifix {
 namespace {
 
-// Rows that share a tile: `count` of them from `first`, with the windows of all nodes that they reach.
+template <class T>
+constexpr std::int64_t lanes_of_bundle = bundle_bytes / static_cast<std::int64_t>(sizeof(T));
+
+// Rows that share a tile, and the windows of all nodes that they reach.
 struct Group {
+    std::int64_t input;  // -1 for all
     std::int64_t first, count;
-    std::vector<Window> windows;
-    std::vector<std::int64_t> offsets;  // of every node's buffer in the arena, in vectors; -1 where rows do not get to
-    std::int64_t size = 0;              // of the arena, in vectors
-    std::int64_t first_channel = -1;    // where rows are unit vectors of neighbouring channels that fill a tile
+    std::int64_t bundles;
+    const std::vector<Window>* windows;
+    bool one_position, neighbours;
 };
 
-std::int64_t area(const Window& window) {
-    return static_cast<std::int64_t>(window.h1 - window.h0) * (window.w1 - window.w0);
+// What is the same for all tiles of a pass.
+template <class T>
+struct Route {
+    std::vector<char> reached;               // whether coefficients get to a node
+    std::vector<std::int32_t> first_writer;  // the first step that gives a node coefficients; 0 where there is none
+    std::vector<std::int32_t> list_of;       // the node whose list a node shares: of its own number where it has its own
+    std::vector<char> partial;               // whether that list holds some of the entries only
+
+    Route(const std::vector<Step<T>>& steps, std::int32_t start, bool units);
+};
+
+template <class T>
+Route<T>::Route(const std::vector<Step<T>>& steps, std::int32_t start, bool units)
+    : reached(steps.size() + 1, 0), first_writer(steps.size() + 1, 0), list_of(steps.size() + 1), partial(steps.size() + 1, 0) {
+    std::vector<std::int32_t> readers(steps.size() + 1, 0);
+    reached[static_cast<std::size_t>(start)] = 1;
+    for (std::int32_t node = start; node >= 0; --node) {
+        const auto n = static_cast<std::size_t>(node);
+        list_of[n] = node;
+        if (!reached[n]) continue;
+        // The coefficients of the output of lines are needed where a line is not zero. Those that come from one step which
+        // works entry by entry are where that has some. Else they may be anywhere.
+        if (node == start) {
+            partial[n] = units;
+        } else if (node > 0 && steps[n - 1].kind == StepKind::lines) {
+            partial[n] = 1;
+        } else if (readers[n] == 1) {
+            const auto reader = static_cast<std::size_t>(first_writer[n]);
+            const StepKind kind = steps[reader - 1].kind;
+            if (kind == StepKind::lines || kind == StepKind::scaling || kind == StepKind::sum) {
+                list_of[n] = list_of[reader];
+                partial[n] = partial[reader];
+            }
+        }
+        if (node == 0) break;
+        const Step<T>& step = steps[n - 1];
+        for (std::int32_t s = 0; s < step.source_count; ++s) {
+            const auto source = static_cast<std::size_t>(step.sources[s]);
+            reached[source] = 1;
+            ++readers[source];
+            if (first_writer[source] == 0) first_writer[source] = node;
+        }
+    }
 }
 
 template <class T>
-void run_tile(const Tile<T>& tile, Isa isa) noexcept {
+void run_tile(const Tile<T>& tile, std::int64_t bundles, Isa isa) noexcept {
     switch (isa) {
 #if defined(__x86_64__)
         case Isa::avx512:
-            return avx512::backward_tile(tile);
+            return avx512::backward_tile(tile, bundles);
         case Isa::avx2:
-            return avx2::backward_tile(tile);
+            return avx2::backward_tile(tile, bundles);
 #endif
         default:
-            return base::backward_tile(tile);
+            return base::backward_tile(tile, bundles);
     }
 }
 
-Group make_group(const std::vector<PlanShape>& shapes, int start, Window window, std::int64_t first, std::int64_t count) {
-    Group group{first, count, std::vector<Window>(shapes.size()), std::vector<std::int64_t>(shapes.size(), -1), 0, -1};
-    group.windows[static_cast<std::size_t>(start)] = window;
-    return group;
-}
-
+// Cuts rows into tiles.
 template <class T>
-void place_buffers(Group& group, const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes, int start) {
-    std::vector<char> reached(shapes.size(), 0);
-    reached[static_cast<std::size_t>(start)] = 1;
-    propagate_windows(steps, shapes, start, group.windows, reached);
-    for (std::size_t node = 0; node < shapes.size(); ++node) {
-        if (!reached[node]) continue;
-        group.offsets[node] = group.size;
-        group.size += area(group.windows[node]) * shapes[node].c;
-    }
-}
+class Groups {
+public:
+    std::vector<Group> all;
 
-bool neighbours(const std::int64_t* positions, std::int64_t count, std::int64_t channels) {
-    for (std::int64_t i = 1; i < count; ++i) {
-        if (positions[i] != positions[0] + i) return false;
-    }
-    return positions[0] / channels == positions[count - 1] / channels;
-}
-
-// Neighbouring unit vectors share most of what they reach, so they share a tile as long as they are in one row of the plane.
-template <class T>
-std::vector<Group> make_groups(const BackwardRequest<T>& request, const std::vector<Step<T>>& steps,
-                               const std::vector<PlanShape>& shapes, std::int64_t lanes) {
-    const PlanShape shape = shapes[static_cast<std::size_t>(request.start)];
-    std::vector<Group> groups;
-    std::int64_t row = 0;
-    while (row < request.rows) {
-        std::int64_t count = std::min(lanes, request.rows - row);
-        Window window{0, static_cast<std::int32_t>(shape.h), 0, static_cast<std::int32_t>(shape.w)};
-        if (request.coefficients == nullptr) {
-            const std::int64_t h = request.positions[row] / (shape.w * shape.c), w = request.positions[row] / shape.c % shape.w;
-            window = {static_cast<std::int32_t>(h), static_cast<std::int32_t>(h + 1), static_cast<std::int32_t>(w),
-                      static_cast<std::int32_t>(w + 1)};
-            for (std::int64_t i = 1; i < count; ++i) {
-                const std::int64_t position = request.positions[row + i];
-                if (position / (shape.w * shape.c) != h) {
-                    count = i;
-                    break;
-                }
-                const auto column = static_cast<std::int32_t>(position / shape.c % shape.w);
-                window.w0 = std::min(window.w0, column);
-                window.w1 = std::max(window.w1, column + 1);
+    Groups(const BackwardRequest<T>& request, const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes)
+        : request_(request), steps_(steps), shapes_(shapes), shape_(shapes[static_cast<std::size_t>(request.start)]) {
+        if (request.coefficients != nullptr) {
+            const Window whole{0, static_cast<std::int32_t>(shape_.h), 0, static_cast<std::int32_t>(shape_.w)};
+            for (std::int64_t row = 0; row < request.rows;) {
+                const std::int64_t bundles = request.rows - row > lanes_of_bundle<T> ? most_bundles : 1;
+                const std::int64_t count = std::min(bundles * lanes_of_bundle<T>, request.rows - row);
+                all.push_back({-1, row, count, bundles, windows(whole), false, false});
+                row += count;
+            }
+        } else if (request.row_offsets == nullptr) {
+            cut(-1, 0, request.rows);
+        } else {
+            for (std::int64_t input = 0; input < request.inputs; ++input) {
+                cut(input, request.row_offsets[input], request.row_offsets[input + 1]);
             }
         }
-        groups.push_back(make_group(shapes, request.start, window, row, count));
-        if (request.coefficients == nullptr && count == lanes && neighbours(request.positions + row, count, shape.c)) {
-            groups.back().first_channel = request.positions[row] % shape.c;
-        }
-        place_buffers(groups.back(), steps, shapes, request.start);
-        row += count;
     }
-    return groups;
-}
 
-template <class T>
-void fill_start(const BackwardRequest<T>& request, const Group& group, PlanShape shape, std::int64_t input, T* buffer,
-                std::uint8_t* live, std::int64_t lanes) {
-    const std::int64_t entries = shape.entries();
-    if (request.coefficients != nullptr) {
-        std::memset(live, 1, static_cast<std::size_t>(entries));
-        const T* rows = request.coefficients + (request.coefficient_batch == 1 ? 0 : input) * request.rows * entries;
-        for (std::int64_t lane = 0; lane < group.count; ++lane) {
-            const T* row = rows + (group.first + lane) * entries;
-            for (std::int64_t entry = 0; entry < entries; ++entry) buffer[entry * lanes + lane] = row[entry];
+private:
+    // Unit vectors of one position reach the same window, and neighbours almost the same: they share a tile.
+    void cut(std::int64_t input, std::int64_t row, std::int64_t end) {
+        constexpr std::int64_t lanes = lanes_of_bundle<T>;
+        const std::int64_t* positions = request_.positions;
+        while (row < end) {
+            const std::int64_t plane = positions[row] / shape_.c, h = plane / shape_.w;
+            std::int64_t count = 1;
+            while (row + count < end && count < most_bundles * lanes && positions[row + count] / shape_.c == plane) ++count;
+            const bool one_position = 4 * count >= lanes || row + count == end;
+            if (!one_position) {
+                while (row + count < end && count < lanes && positions[row + count] / shape_.c / shape_.w == h) ++count;
+            }
+            const std::int64_t bundles = count > lanes ? most_bundles : 1;
+            const std::int64_t last = positions[row + count - 1];
+            const auto w = static_cast<std::int32_t>(plane % shape_.w);
+            const Window window{static_cast<std::int32_t>(h), static_cast<std::int32_t>(h + 1), w,
+                                static_cast<std::int32_t>(last / shape_.c % shape_.w + 1)};
+            const bool neighbours = count == bundles * lanes && last - positions[row] == count - 1;
+            all.push_back({input, row, count, bundles, windows(window), window.w1 == w + 1, neighbours});
+            row += count;
         }
-        return;
     }
-    const Window& window = group.windows[static_cast<std::size_t>(request.start)];
-    for (std::int64_t lane = 0; lane < group.count; ++lane) {
-        const std::int64_t position = request.positions[group.first + lane];
-        const std::int64_t w = position / shape.c % shape.w;  // the window is one row high
-        const std::int64_t entry = (w - window.w0) * shape.c + position % shape.c;
-        buffer[entry * lanes + lane] = request.sign;
-        live[entry] = 1;
+
+    const std::vector<Window>* windows(Window start) {
+        const auto [known, added] = windows_.try_emplace({start.h0, start.w0, start.w1}, shapes_.size());
+        if (added) {
+            std::vector<char> reached(shapes_.size(), 0);
+            reached[static_cast<std::size_t>(request_.start)] = 1;
+            known->second[static_cast<std::size_t>(request_.start)] = start;
+            propagate_windows(steps_, shapes_, request_.start, known->second, reached);
+        }
+        return &known->second;
     }
-}
+
+    const BackwardRequest<T>& request_;
+    const std::vector<Step<T>>& steps_;
+    const std::vector<PlanShape>& shapes_;
+    PlanShape shape_;
+    std::map<std::array<std::int32_t, 3>, std::vector<Window>> windows_;
+};
+
+// What one thread works with, tile after tile.
+template <class T>
+class Worker {
+public:
+    Worker(const BackwardRequest<T>& request, const Network<T>& network, const Route<T>& route)
+        : request_(request), network_(network), route_(route), entries_(network.all_entries), own_(network.shapes.size()),
+          lines_(network.shapes.size()), shifts_(network.shapes.size()) {
+        const std::vector<PlanShape>& shapes = network.shapes;
+        std::int64_t heights = 0;
+        for (const PlanShape& shape : shapes) heights += shape.h;
+        shift_numbers_.resize(static_cast<std::size_t>(heights));
+        std::int64_t* shift = shift_numbers_.data();
+        for (std::size_t node = 0; node < shapes.size(); ++node) {
+            shifts_[node] = shift;
+            shift += shapes[node].h;
+            if (!route.reached[node] || !route.partial[node] || route.list_of[node] != static_cast<std::int32_t>(node)) continue;
+            own_[node].resize(static_cast<std::size_t>(positions(node) + 2 + shapes[node].entries()));
+        }
+        for (std::size_t node = 0; node < shapes.size(); ++node) {
+            const auto list = static_cast<std::size_t>(route.list_of[node]);
+            if (!own_[list].empty()) entries_[node] = {own_[list].data(), own_[list].data() + positions(list) + 1};
+        }
+    }
+
+    // Turns to the lines of an input, and lists the entries that they need.
+    void take(std::int64_t input) {
+        if (input == input_) return;
+        input_ = input;
+        for (std::size_t step = 0; step < network_.steps.size(); ++step) {
+            const std::int64_t skip = input * network_.shapes[step + 1].entries();
+            const T* const* pointers = request_.lines.data() + 4 * step;
+            const auto move = [skip](const T* pointer) { return pointer == nullptr ? nullptr : pointer + skip; };
+            lines_[step] = {move(pointers[0]), move(pointers[1]), move(pointers[2]), move(pointers[3])};
+            if (!own_[step + 1].empty() && static_cast<std::int32_t>(step + 1) != request_.start) list_needed(step);
+        }
+    }
+
+    // The bounds of one group of rows, one for each lane.
+    void run(const Group& group, T* low, T* high, Isa isa) {
+        const bool units = request_.coefficients == nullptr;
+        if (units) list_units(group);
+        place_coefficients(group);
+        if (!units) fill_rows(group);
+        const std::int64_t entries = network_.shapes[0].entries();
+        const Tile<T> tile{network_.steps.data(),
+                           network_.channels.data(),
+                           network_.widths.data(),
+                           group.windows->data(),
+                           entries_.data(),
+                           shifts_.data(),
+                           static_cast<T*>(memory_.get()),
+                           route_.first_writer.data(),
+                           lines_.data(),
+                           request_.start,
+                           units,
+                           group.one_position,
+                           group.neighbours,
+                           request_.sign,
+                           group.count,
+                           request_.both,
+                           static_cast<Hull>(request_.hull),
+                           request_.center + input_ * entries,
+                           request_.radius + input_ * entries,
+                           low,
+                           high};
+        run_tile(tile, group.bundles, isa);
+    }
+
+private:
+    std::int64_t positions(std::size_t node) const { return network_.shapes[node].h * network_.shapes[node].w; }
+
+    void list_needed(std::size_t step) {
+        const LinesOfInput<T>& line = lines_[step];
+        const std::int64_t channels = network_.shapes[step + 1].c, planes = positions(step + 1);
+        std::int32_t* offset = own_[step + 1].data();
+        std::int32_t* channel = offset + planes + 1;
+        std::int32_t count = 0;
+        for (std::int64_t p = 0; p < planes; ++p) {
+            offset[p] = count;
+            for (std::int64_t c = 0; c < channels; ++c) {
+                const std::int64_t e = p * channels + c;
+                channel[count] = static_cast<std::int32_t>(c);
+                count += (line.lower_slope[e] != T(0)) | (line.upper_slope[e] != T(0)) |
+                         (line.lower_offset != nullptr && line.lower_offset[e] != T(0)) |
+                         (line.upper_offset != nullptr && line.upper_offset[e] != T(0));
+            }
+        }
+        offset[planes] = count;
+    }
+
+    // Only the places inside the group's window are written: nothing reads the others.
+    void list_units(const Group& group) {
+        const auto start = static_cast<std::size_t>(request_.start);
+        const std::int64_t channels = network_.shapes[start].c;
+        const std::int64_t* position = request_.positions + group.first;
+        std::int32_t* offset = own_[start].data();
+        std::int32_t* channel = offset + positions(start) + 1;
+        std::int64_t lane = 0;
+        for (std::int64_t p = position[0] / channels; p <= position[group.count - 1] / channels; ++p) {
+            offset[p] = static_cast<std::int32_t>(lane);
+            for (; lane < group.count && position[lane] / channels == p; ++lane) {
+                channel[lane] = static_cast<std::int32_t>(position[lane] % channels);
+            }
+            offset[p + 1] = static_cast<std::int32_t>(lane);
+        }
+    }
+
+    // Listed entries inside the windows have coefficients, node after node, row after row of the plane.
+    void place_coefficients(const Group& group) {
+        std::int64_t total = 0;
+        for (std::size_t node = 0; node < network_.shapes.size(); ++node) {
+            if (!route_.reached[node]) continue;
+            const Window& window = (*group.windows)[node];
+            for (std::int64_t h = window.h0; h < window.h1; ++h) {
+                const std::int32_t* offset = entries_[node].offset + h * network_.shapes[node].w;
+                shifts_[node][h - window.h0] = total - offset[window.w0];
+                total += offset[window.w1] - offset[window.w0];
+            }
+        }
+        const std::int64_t bytes = std::max<std::int64_t>(total, 1) * group.bundles * bundle_bytes;
+        if (bytes > capacity_) {
+            memory_.reset();
+            memory_.reset(std::aligned_alloc(bundle_bytes, static_cast<std::size_t>(bytes)));
+            if (memory_ == nullptr) throw std::bad_alloc();
+            capacity_ = bytes;
+        }
+    }
+
+    void fill_rows(const Group& group) {
+        const std::int64_t entries = network_.shapes[static_cast<std::size_t>(request_.start)].entries();
+        const std::int64_t lanes = group.bundles * lanes_of_bundle<T>;
+        const T* rows = request_.coefficients + (request_.coefficient_batch == 1 ? 0 : input_) * request_.rows * entries;
+        T* buffer = static_cast<T*>(memory_.get()) + shifts_[static_cast<std::size_t>(request_.start)][0] * lanes;
+        for (std::int64_t entry = 0; entry < entries; ++entry) {
+            for (std::int64_t lane = 0; lane < lanes; ++lane) {
+                buffer[entry * lanes + lane] = lane < group.count ? rows[(group.first + lane) * entries + entry] : T(0);
+            }
+        }
+    }
+
+    struct Free {
+        void operator()(void* memory) const { std::free(memory); }
+    };
+
+    const BackwardRequest<T>& request_;
+    const Network<T>& network_;
+    const Route<T>& route_;
+    std::vector<Entries> entries_;
+    std::vector<std::vector<std::int32_t>> own_;
+    std::vector<LinesOfInput<T>> lines_;
+    std::vector<std::int64_t> shift_numbers_;
+    std::vector<std::int64_t*> shifts_;
+    std::unique_ptr<void, Free> memory_;
+    std::int64_t capacity_ = 0, input_ = -1;
+};
 
 template <class T>
 void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shapes, const std::vector<Step<T>>& steps, int threads) {
@@ -139,9 +324,24 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
     const std::int64_t entries = shapes[static_cast<std::size_t>(request.start)].entries();
     if (request.coefficients == nullptr) {
         if (request.positions == nullptr) refuse("neither coefficients nor positions");
-        for (std::int64_t i = 0; i < request.rows; ++i) {
-            if (request.positions[i] < 0 || request.positions[i] >= entries) refuse("position out of range");
+        const auto check_positions = [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t i = first; i < last; ++i) {
+                if (request.positions[i] < 0 || request.positions[i] >= entries) refuse("position out of range");
+                if (i > first && request.positions[i] <= request.positions[i - 1]) refuse("positions must rise");
+            }
+        };
+        if (request.row_offsets == nullptr) {
+            check_positions(0, request.rows);
+        } else {
+            const std::int64_t* offsets = request.row_offsets;
+            if (offsets[0] != 0 || offsets[request.inputs] != request.rows) refuse("row offsets must go from 0 to the number of rows");
+            for (std::int64_t input = 0; input < request.inputs; ++input) {
+                if (offsets[input] > offsets[input + 1]) refuse("row offsets must rise");
+            }
+            for (std::int64_t input = 0; input < request.inputs; ++input) check_positions(offsets[input], offsets[input + 1]);
         }
+    } else if (request.row_offsets != nullptr) {
+        refuse("row offsets are for unit rows");
     }
     if (request.center == nullptr || request.radius == nullptr || request.low == nullptr || (request.both && request.high == nullptr)) {
         refuse("a null pointer");
@@ -164,69 +364,31 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
 
 template <class T>
 void Plan<T>::run(const BackwardRequest<T>& request, int threads, Isa isa) const {
-    const std::vector<PlanShape>& shapes = parts_->shapes;
-    const std::vector<Step<T>>& steps = parts_->steps;
-    check(request, shapes, steps, threads);
+    check(request, parts_->shapes, parts_->steps, threads);
     if (!isa_supported(isa)) throw std::invalid_argument(std::string("backward pass: this processor lacks ") + isa_name(isa));
     if (request.inputs * request.rows == 0) return;
 
-    constexpr std::int64_t lanes = backward_vector_bytes / sizeof(T);
-    const std::vector<Group> groups = make_groups(request, steps, shapes, lanes);
-    std::int64_t largest = 0;
-    for (const Group& group : groups) largest = std::max(largest, group.size);
-    const PlanShape start = shapes[static_cast<std::size_t>(request.start)];
-    const std::int64_t input_entries = shapes[0].entries(), group_count = static_cast<std::int64_t>(groups.size());
+    const Route<T> route(parts_->steps, request.start, request.coefficients == nullptr);
+    const Groups<T> groups(request, parts_->steps, parts_->shapes);
+    const bool shared = request.row_offsets == nullptr;
+    const auto count = static_cast<std::int64_t>(groups.all.size());
     std::atomic<bool> out_of_memory{false};
 
-    parallel_ranges(request.inputs * group_count, threads, [&](std::int64_t first, std::int64_t last) {
-        void* memory = std::aligned_alloc(backward_vector_bytes, static_cast<std::size_t>(largest * backward_vector_bytes));
-        std::unique_ptr<void, void (*)(void*)> owner(memory, std::free);
-        std::unique_ptr<std::uint8_t[]> flags(new (std::nothrow) std::uint8_t[static_cast<std::size_t>(largest)]);
-        std::unique_ptr<std::uint8_t*[]> live(new (std::nothrow) std::uint8_t*[shapes.size()]);
-        std::unique_ptr<T*[]> buffers(new (std::nothrow) T*[shapes.size()]);
-        std::unique_ptr<LinesOfInput<T>[]> lines(new (std::nothrow) LinesOfInput<T>[steps.size() + 1]);
-        if (memory == nullptr || !flags || !live || !buffers || !lines) {
+    parallel_ranges(shared ? request.inputs * count : count, threads, [&](std::int64_t first, std::int64_t last) {
+        alignas(bundle_bytes) T low[most_bundles * lanes_of_bundle<T>], high[most_bundles * lanes_of_bundle<T>];
+        try {
+            Worker<T> worker(request, *parts_, route);
+            for (std::int64_t task = first; task < last; ++task) {
+                const Group& group = groups.all[static_cast<std::size_t>(shared ? task % count : task)];
+                const std::int64_t input = shared ? task / count : group.input;
+                worker.take(input);
+                worker.run(group, low, high, isa);
+                const std::int64_t at = (shared ? input * request.rows : 0) + group.first;
+                std::copy_n(low, group.count, request.low + at);
+                if (request.both) std::copy_n(high, group.count, request.high + at);
+            }
+        } catch (const std::bad_alloc&) {
             out_of_memory = true;
-            return;
-        }
-        alignas(backward_vector_bytes) T low[lanes], high[lanes];
-        for (std::int64_t task = first; task < last; ++task) {
-            const std::int64_t input = task / group_count;
-            const Group& group = groups[static_cast<std::size_t>(task % group_count)];
-            std::memset(memory, 0, static_cast<std::size_t>(group.size * backward_vector_bytes));
-            std::memset(flags.get(), 0, static_cast<std::size_t>(group.size));
-            for (std::size_t node = 0; node < shapes.size(); ++node) {
-                const std::int64_t offset = group.offsets[node];
-                live[node] = offset < 0 ? nullptr : flags.get() + offset;
-                buffers[node] = offset < 0 ? nullptr : static_cast<T*>(memory) + offset * lanes;
-            }
-            for (std::size_t step = 0; step < steps.size(); ++step) {
-                const std::int64_t skip = input * shapes[step + 1].entries();
-                const T* const* pointers = request.lines.data() + 4 * step;
-                const auto move = [skip](const T* pointer) { return pointer == nullptr ? nullptr : pointer + skip; };
-                lines[step] = {move(pointers[0]), move(pointers[1]), move(pointers[2]), move(pointers[3])};
-            }
-            fill_start(request, group, start, input, buffers[request.start], live[request.start], lanes);
-            const Tile<T> tile{steps.data(),
-                               parts_->channels.data(),
-                               parts_->widths.data(),
-                               group.windows.data(),
-                               buffers.get(),
-                               live.get(),
-                               lines.get(),
-                               request.start,
-                               group.first_channel,
-                               request.sign,
-                               request.both,
-                               static_cast<Hull>(request.hull),
-                               request.center + input * input_entries,
-                               request.radius + input * input_entries,
-                               low,
-                               high};
-            run_tile(tile, isa);
-            const std::int64_t at = input * request.rows + group.first;
-            std::memcpy(request.low + at, low, static_cast<std::size_t>(group.count) * sizeof(T));
-            if (request.both) std::memcpy(request.high + at, high, static_cast<std::size_t>(group.count) * sizeof(T));
         }
     });
     if (out_of_memory) throw std::bad_alloc();

@@ -1,8 +1,9 @@
 // One tile of a backward pass, compiled once for each instruction set: VERIFIX_ISA_NAMESPACE says which.
 //
-// Rows are the vector lanes, so a weight is one number that multiplies a whole vector. Coefficients that are zero in all
-// lanes (dead columns) are skipped. Every product is rounded before it is added and every sum has a fixed order, so
-// results are the same in every bit for every instruction set and every number of threads.
+// Rows are the vector lanes, so a weight is one number that multiplies whole vectors. Every step gathers: for each entry
+// of its source that is needed it sums over the listed entries of its output, in registers. Every product is rounded
+// before it is added and every sum has a fixed order, so results are the same in every bit for every instruction set and
+// every number of threads.
 
 #include <stdint.h>
 #include <string.h>
@@ -13,221 +14,397 @@ namespace verifix {
 namespace VERIFIX_ISA_NAMESPACE {
 namespace {
 
-template <class T>
+#if defined(__AVX512F__)
+constexpr int64_t vector_bytes = 64;
+constexpr int64_t targets_together = 8;
+#elif defined(__AVX2__)
+constexpr int64_t vector_bytes = 32;
+constexpr int64_t targets_together = 4;
+#else
+constexpr int64_t vector_bytes = 16;
+constexpr int64_t targets_together = 4;
+#endif
+
+template <class T, int64_t bundles>
 struct Pass {
-    typedef T Vector __attribute__((vector_size(backward_vector_bytes)));
-    static constexpr int64_t lanes = backward_vector_bytes / sizeof(T);
-    static constexpr int64_t together = 4;  // columns that are multiplied in one sweep over their target
+    typedef T Vector __attribute__((vector_size(vector_bytes)));
+    static constexpr int64_t vectors = bundles * bundle_bytes / vector_bytes;  // of one entry
+    static constexpr int64_t lanes = bundles * bundle_bytes / static_cast<int64_t>(sizeof(T));
+    static constexpr int64_t lanes_of_vector = vector_bytes / static_cast<int64_t>(sizeof(T));
+    static constexpr int64_t chunk = vectors < 2 ? 1 : 2;  // vectors of an entry that are summed up together
+    static constexpr int64_t most_columns = 64;
+
+    struct Bundle {
+        Vector part[vectors];
+    };
+
+    // The listed entries of a convolution's output at one position, as seen from the inputs that feed it.
+    struct Column {
+        const Vector* rows;
+        const int32_t* channel;
+        int64_t count;
+        int64_t shift;  // of the weights
+    };
 
     const Tile<T>& tile;
-    Vector low, high;
+    Bundle low, high;
+    Bundle diagonal;        // while the rows are still unit vectors, what they are multiplied by
+    int32_t units_on = -1;  // and the node that they are on; -1 once they are written out
 
     explicit Pass(const Tile<T>& tile) : tile(tile) {
         memset(&low, 0, sizeof low);
         memset(&high, 0, sizeof high);
     }
 
-    Vector* buffer(int32_t node) const { return reinterpret_cast<Vector*>(tile.buffers[node]); }
+    // The first and the last place, in its list, of the entries of a node at a plane position.
+    struct Place {
+        int64_t first, last;
+    };
+    Place place(int32_t node, int64_t h, int64_t w) const {
+        const int32_t* offset = tile.entries[node].offset + h * tile.widths[node] + w;
+        return {offset[0], offset[1]};
+    }
 
-    // Which entries of a node's buffer may hold anything but zero.
-    uint8_t* live(int32_t node) const { return tile.live[node]; }
+    // The same for channels from `begin` to `end` alone.
+    Place place(int32_t node, int64_t h, int64_t w, int64_t begin, int64_t end) const {
+        const Place all = place(node, h, w);
+        if (end - begin == tile.channels[node]) return all;
+        return {first_from(node, all, begin), first_from(node, all, end)};
+    }
 
-    void all_live(int32_t node) { memset(live(node), 1, static_cast<size_t>(entries(node))); }
+    // The first place of a channel that is not below a number.
+    int64_t first_from(int32_t node, Place range, int64_t number) const {
+        if (range.last - range.first == tile.channels[node]) return range.first + number;
+        const int32_t* channel = tile.entries[node].channel;
+        while (range.first < range.last) {
+            const int64_t middle = (range.first + range.last) / 2;
+            if (channel[middle] < number) {
+                range.first = middle + 1;
+            } else {
+                range.last = middle;
+            }
+        }
+        return range.first;
+    }
+
+    // Where the coefficients of an entry are, from its place in the list; its position is in this row of the plane.
+    Vector* at(int32_t node, int64_t h, int64_t listed) const {
+        const int64_t shift = tile.shifts[node][h - tile.windows[node].h0];
+        return reinterpret_cast<Vector*>(tile.coefficients) + (listed + shift) * vectors;
+    }
+
+    bool reached(int32_t node) const { return node == tile.start || tile.first_writer[node] > 0; }
+
+    // Whether the sources of a step have no coefficients yet when it comes to source number s: buffers start undefined.
+    bool fresh(const Step<T>& step, int32_t node, int32_t s) const {
+        bool first = tile.first_writer[step.sources[s]] == node;
+        for (int32_t other = 0; other < s; ++other) first = first && step.sources[other] != step.sources[s];
+        return first;
+    }
+
+    bool inside(int32_t node, int64_t h, int64_t w) const {
+        const Window& window = tile.windows[node];
+        return h >= window.h0 && h < window.h1 && w >= window.w0 && w < window.w1;
+    }
 
     // What a maximum of numbers should be where one of them is NaN.
     static Vector positive_part(const Vector& a) { return a > T(0) ? a : a * T(0); }
 
-    void add_constant(const Vector& below, const Vector& above) {
-        low += below;
-        high += above;
+    void add_constant(const Bundle& below, const Bundle& above) {
+        for (int64_t v = 0; v < vectors; ++v) low.part[v] += below.part[v];
+        for (int64_t v = 0; v < vectors; ++v) high.part[v] += above.part[v];
     }
 
-    // target[j] += sum over the columns of weight[j] * coefficient. Not inlined: its loop wants all registers.
-    __attribute__((noinline)) static void sweep(Vector* target, const T* const* weights, const Vector* const* columns,
-                                                int64_t count, int64_t size) {
-        if (count == together) {
-            const Vector a = *columns[0], b = *columns[1], c = *columns[2], d = *columns[3];
-            const T *wa = weights[0], *wb = weights[1], *wc = weights[2], *wd = weights[3];
-            for (int64_t j = 0; j < size; ++j) {
-                target[j] = (((target[j] + wa[j] * a) + wb[j] * b) + wc[j] * c) + wd[j] * d;
-            }
-            return;
-        }
-        for (int64_t i = 0; i < count; ++i) {
-            const Vector a = *columns[i];
-            const T* weight = weights[i];
-            for (int64_t j = 0; j < size; ++j) target[j] += weight[j] * a;
+    // Calls body(h, w) for each position of a node's window.
+    template <class Body>
+    void for_each_position(int32_t node, const Body& body) const {
+        const Window& window = tile.windows[node];
+        for (int64_t h = window.h0; h < window.h1; ++h) {
+            for (int64_t w = window.w0; w < window.w1; ++w) body(h, w);
         }
     }
 
-    void dense(const Step<T>& step, int32_t node) {
-        const int64_t inputs = entries(step.sources[0]);
-        const Vector* rows = buffer(node);
-        Vector* target = buffer(step.sources[0]);
-        all_live(step.sources[0]);
-        if (starts_with_units(step, node)) {
-            unit_sweep(target, step.transposed + tile.first_channel, step.c, inputs);
-            return bias(step, node);
-        }
-        const T* weights[together];
-        const Vector* columns[together];
-        int64_t count = 0;
-        for (int64_t o = 0; o < step.c; ++o) {
-            if (!live(node)[o]) continue;
-            weights[count] = step.weight + o * inputs;
-            columns[count++] = rows + o;
-            if (count == together) {
-                sweep(target, weights, columns, count, inputs);
-                count = 0;
+    // Calls body(its coefficients, channel) for each listed entry at a position of a node.
+    template <class Body>
+    void for_each_listed(int32_t node, int64_t h, int64_t w, const Body& body) const {
+        const Place range = place(node, h, w);
+        Vector* rows = at(node, h, range.first);
+        for (int64_t k = range.first; k < range.last; ++k, rows += vectors) body(rows, tile.entries[node].channel[k]);
+    }
+
+    // The place of an entry in its list, or -1.
+    int64_t find(int32_t node, int64_t h, int64_t w, int64_t c) const {
+        const Place range = place(node, h, w);
+        const int64_t k = first_from(node, range, c);
+        return k < range.last && tile.entries[node].channel[k] == c ? k : -1;
+    }
+
+    // Calls body(lane, h, w, channel) for each unit row; through scalings their positions stay those of the start.
+    template <class Body>
+    void for_each_unit(const Body& body) const {
+        int64_t lane = 0;
+        for_each_position(tile.start, [&](int64_t h, int64_t w) {
+            const Place range = place(tile.start, h, w);
+            for (int64_t k = range.first; k < range.last; ++k) body(lane++, h, w, tile.entries[tile.start].channel[k]);
+        });
+    }
+
+    // Writes unit rows out as coefficients of the node that they are on.
+    void write_units() {
+        const int32_t node = units_on;
+        for_each_position(node, [&](int64_t h, int64_t w) {
+            for_each_listed(node, h, w, [&](Vector* rows, int64_t) { memset(rows, 0, sizeof(Bundle)); });
+        });
+        for_each_unit([&](int64_t lane, int64_t h, int64_t w, int64_t c) {
+            const int64_t k = find(node, h, w, c);
+            if (k >= 0) reinterpret_cast<T*>(at(node, h, k))[lane] = reinterpret_cast<const T*>(&diagonal)[lane];
+        });
+        units_on = -1;
+    }
+
+    // ---- convolutions, and dense layers as convolutions with one window ----
+
+    // target += sum over the columns of weight * coefficient, for `count` targets at once.
+    template <int64_t count>
+    static void gather(Vector* const* targets, const T* const* weights, const Column* columns, int64_t column_count,
+                       bool first) {
+        for (int64_t v = 0; v < vectors; v += chunk) {
+            Vector sum[count][chunk];
+            for (int64_t t = 0; t < count; ++t) {
+                for (int64_t i = 0; i < chunk; ++i) sum[t][i] = first ? Vector{} : targets[t][v + i];
+            }
+            for (int64_t c = 0; c < column_count; ++c) {
+                const Column& column = columns[c];
+                const T* weight[count];
+                for (int64_t t = 0; t < count; ++t) weight[t] = weights[t] + column.shift;
+                const Vector* rows = column.rows + v;
+                for (int64_t k = 0; k < column.count; ++k, rows += vectors) {
+                    const int64_t o = column.channel[k];
+                    Vector a[chunk];
+                    for (int64_t i = 0; i < chunk; ++i) a[i] = rows[i];
+                    for (int64_t t = 0; t < count; ++t) {
+                        for (int64_t i = 0; i < chunk; ++i) sum[t][i] += weight[t][o] * a[i];
+                    }
+                }
+            }
+            for (int64_t t = 0; t < count; ++t) {
+                for (int64_t i = 0; i < chunk; ++i) targets[t][v + i] = sum[t][i];
             }
         }
-        sweep(target, weights, columns, count, inputs);
+    }
+
+    static void gather_some(Vector* const* targets, const T* const* weights, int64_t count, const Column* columns,
+                            int64_t column_count, bool first) {
+        int64_t t = 0;
+        if (targets_together == 8 && count == 8) return gather<targets_together>(targets, weights, columns, column_count, first);
+        for (; t + 4 <= count; t += 4) gather<4>(targets + t, weights + t, columns, column_count, first);
+        if (t + 2 <= count) gather<2>(targets + t, weights + t, columns, column_count, first), t += 2;
+        if (t < count) gather<1>(targets + t, weights + t, columns, column_count, first);
+    }
+
+    // Which windows along one axis an input position feeds, among those from `begin` to `end`.
+    struct Range {
+        int64_t first, last;  // last is one past the last
+        bool operator==(const Range& other) const { return first == other.first && last == other.last; }
+    };
+    static Range windows_over(int64_t position, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, int64_t begin,
+                              int64_t end) {
+        const int64_t right = position + padding, left = right - (kernel - 1) * dilation;
+        const int64_t first = left <= 0 ? 0 : (left + stride - 1) / stride, last = right / stride + 1;
+        const Range range{first < begin ? begin : first, last > end ? end : last};
+        return range.last > range.first ? range : Range{0, 0};
+    }
+
+    void convolution(const Step<T>& step, int32_t node) {
+        const int32_t source = step.sources[0];
+        const Window from = tile.windows[node], to = tile.windows[source];
+        const auto rows_over = [&](int64_t h) {
+            return windows_over(h, step.kernel_h, step.stride_h, step.padding_h, step.dilation_h, from.h0, from.h1);
+        };
+        const auto columns_over = [&](int64_t w) {
+            return windows_over(w, step.kernel_w, step.stride_w, step.padding_w, step.dilation_w, from.w0, from.w1);
+        };
+        // A block of neighbouring inputs that feed the same windows shares its columns.
+        for (int64_t h = to.h0; h < to.h1;) {
+            const Range over_h = rows_over(h);
+            int64_t h_end = h + 1;
+            while (step.dilation_h == 1 && h_end < to.h1 && rows_over(h_end) == over_h) ++h_end;
+            for (int64_t w = to.w0; w < to.w1;) {
+                const Range over_w = columns_over(w);
+                int64_t w_end = w + 1;
+                while (step.dilation_w == 1 && w_end < to.w1 && columns_over(w_end) == over_w) ++w_end;
+                block(step, node, over_h, over_w, h, h_end, w, w_end);
+                w = w_end;
+            }
+            h = h_end;
+        }
         bias(step, node);
     }
 
-    // Whether the rows of this step's output are unit vectors of neighbouring channels, one for each lane.
-    bool starts_with_units(const Step<T>& step, int32_t node) const {
-        return node == tile.start && tile.first_channel >= 0 && step.transposed != nullptr;
-    }
-
-    // The same sweep for unit rows: the coefficients of lane i are column i of the transposed weight, times the sign.
-    void unit_sweep(Vector* target, const T* weight, int64_t stride, int64_t size) const {
-        for (int64_t j = 0; j < size; ++j) {
-            Vector w;
-            memcpy(&w, weight + j * stride, sizeof w);
-            target[j] += tile.sign * w;
+    void block(const Step<T>& step, int32_t node, Range over_h, Range over_w, int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
+        const int64_t inputs = tile.channels[step.sources[0]], outputs = step.c / step.groups;
+        if (units_on == node) return unit_block(step, node, over_h, over_w, h0, h1, w0, w1);
+        for (int64_t group = 0; group < step.groups; ++group) {
+            Column columns[most_columns];
+            int64_t count = 0;
+            bool first = fresh(step, node, 0);
+            const auto flush = [&] {
+                sum_columns(step, group, columns, count, h0, h1, w0, w1, first);
+                first = false;
+                count = 0;
+            };
+            for (int64_t oh = over_h.first; oh < over_h.last; ++oh) {
+                const int64_t above = h0 + step.padding_h - oh * step.stride_h;
+                if (above % step.dilation_h != 0) continue;
+                for (int64_t ow = over_w.first; ow < over_w.last; ++ow) {
+                    const int64_t left = w0 + step.padding_w - ow * step.stride_w;
+                    if (left % step.dilation_w != 0) continue;
+                    const Place range = place(node, oh, ow, group * outputs, (group + 1) * outputs);
+                    const int32_t* channel = tile.entries[node].channel;
+                    if (range.first == range.last) continue;
+                    const int64_t tap = above / step.dilation_h * step.kernel_w + left / step.dilation_w;
+                    columns[count++] = {at(node, oh, range.first), channel + range.first, range.last - range.first,
+                                        tap * inputs * outputs - group * outputs};
+                    if (count == most_columns) flush();
+                }
+            }
+            if (count > 0 || first) flush();
         }
     }
 
-    // All entries inside a node's window.
-    int64_t entries(int32_t node) const {
-        const Window& window = tile.windows[node];
-        return (window.h1 - window.h0) * (window.w1 - window.w0) * tile.channels[node];
+    // Adds the columns to the needed inputs of a block, of one group.
+    void sum_columns(const Step<T>& step, int64_t group, const Column* columns, int64_t count, int64_t h0, int64_t h1,
+                     int64_t w0, int64_t w1, bool first) {
+        const int32_t source = step.sources[0];
+        const int64_t inputs = tile.channels[source], outputs = step.c / step.groups, of_group = inputs / step.groups;
+        Vector* targets[targets_together];
+        const T* weights[targets_together];
+        int64_t together = 0;
+        for (int64_t h = h0; h < h1; ++h) {
+            for (int64_t w = w0; w < w1; ++w) {
+                const T* weight = step.weight + ((h - h0) * step.kernel_w + (w - w0)) * inputs * outputs;
+                const Place range = place(source, h, w, group * of_group, (group + 1) * of_group);
+                Vector* rows = at(source, h, range.first);
+                for (int64_t k = range.first; k < range.last; ++k, rows += vectors) {
+                    targets[together] = rows;
+                    weights[together++] = weight + tile.entries[source].channel[k] * outputs;
+                    if (together == targets_together) {
+                        gather_some(targets, weights, together, columns, count, first);
+                        together = 0;
+                    }
+                }
+            }
+        }
+        gather_some(targets, weights, together, columns, count, first);
+    }
+
+    // The same where the rows are unit vectors of one position: the coefficients of a lane are weights of its channel.
+    void unit_block(const Step<T>& step, int32_t node, Range over_h, Range over_w, int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
+        const int32_t source = step.sources[0];
+        const int64_t inputs = tile.channels[source];
+        const int64_t above = h0 + step.padding_h - over_h.first * step.stride_h;
+        const int64_t left = w0 + step.padding_w - over_w.first * step.stride_w;
+        const bool reached = over_h.first < over_h.last && over_w.first < over_w.last && above % step.dilation_h == 0 &&
+                             left % step.dilation_w == 0;
+        const bool first = fresh(step, node, 0);
+        const int64_t tap = reached ? above / step.dilation_h * step.kernel_w + left / step.dilation_w : 0;
+        const Window& window = tile.windows[tile.start];
+        const int32_t* channels = tile.entries[tile.start].channel + place(tile.start, window.h0, window.w0).first;
+        for (int64_t h = h0; h < h1; ++h) {
+            for (int64_t w = w0; w < w1; ++w) {
+                const T* weight = step.weight + (tap + (h - h0) * step.kernel_w + (w - w0)) * inputs * step.c;
+                for_each_listed(source, h, w, [&](Vector* rows, int64_t channel) {
+                    Bundle own;
+                    memset(&own, 0, sizeof own);
+                    if (reached && tile.neighbours) {
+                        memcpy(&own, weight + channel * step.c + channels[0], sizeof own);
+                    } else if (reached) {
+                        T* numbers = reinterpret_cast<T*>(&own);
+                        for (int64_t lane = 0; lane < tile.rows; ++lane) numbers[lane] = weight[channel * step.c + channels[lane]];
+                    }
+                    for (int64_t v = 0; v < vectors; ++v) {
+                        const Vector product = diagonal.part[v] * own.part[v];
+                        rows[v] = first ? product : rows[v] + product;
+                    }
+                });
+            }
+        }
     }
 
     // A bias is per channel for convolutions and dense layers, and per entry for scalings and movements.
     void bias(const Step<T>& step, int32_t node) {
         if (step.bias == nullptr) return;
         const bool per_entry = step.kind == StepKind::scaling || step.kind == StepKind::movement;
-        const Window& window = tile.windows[node];
-        const Vector* rows = buffer(node);
-        Vector sum;
+        Bundle sum;
         memset(&sum, 0, sizeof sum);
-        for (int64_t h = window.h0; h < window.h1; ++h) {
-            for (int64_t w = window.w0; w < window.w1; ++w) {
-                const T* shift = per_entry ? step.bias + (h * step.w + w) * step.c : step.bias;
-                for (int64_t c = 0; c < step.c; ++c) sum += shift[c] * *rows++;
-            }
+        const auto shifts = [&](int64_t h, int64_t w) { return per_entry ? step.bias + (h * step.w + w) * step.c : step.bias; };
+        if (units_on == node) {
+            for_each_unit([&](int64_t lane, int64_t h, int64_t w, int64_t c) {
+                reinterpret_cast<T*>(&sum)[lane] = shifts(h, w)[c] * reinterpret_cast<const T*>(&diagonal)[lane];
+            });
+        } else {
+            for_each_position(node, [&](int64_t h, int64_t w) {
+                const T* shift = shifts(h, w);
+                for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
+                    for (int64_t v = 0; v < vectors; ++v) sum.part[v] += shift[c] * rows[v];
+                });
+            });
         }
         add_constant(sum, sum);
     }
 
-    void convolution(const Step<T>& step, int32_t node) {
-        const int64_t outputs = step.c / step.groups;
-        const Window& window = tile.windows[node];
-        const Vector* rows = buffer(node);
-        const uint8_t* alive = live(node);
-        all_live(step.sources[0]);
-        if (starts_with_units(step, node)) {
-            spread(step, window.h0, window.w0, 0, nullptr, nullptr, 0);
-            return bias(step, node);
-        }
-        for (int64_t h = window.h0; h < window.h1; ++h) {
-            for (int64_t w = window.w0; w < window.w1; ++w, rows += step.c, alive += step.c) {
-                for (int64_t group = 0; group < step.groups; ++group) {
-                    const Vector* columns[together];
-                    int64_t channel[together], count = 0;
-                    for (int64_t o = group * outputs; o < (group + 1) * outputs; ++o) {
-                        if (!alive[o]) continue;
-                        columns[count] = rows + o;
-                        channel[count++] = o;
-                        if (count == together) {
-                            spread(step, h, w, group, columns, channel, count);
-                            count = 0;
-                        }
-                    }
-                    if (count > 0) spread(step, h, w, group, columns, channel, count);
-                }
-            }
-        }
-        bias(step, node);
-    }
+    // ---- steps that keep positions ----
 
-    // The adjoint of one window of the convolution, for a few output channels of one group; or, with no columns, for
-    // unit rows.
-    void spread(const Step<T>& step, int64_t h, int64_t w, int64_t group, const Vector* const* columns,
-                const int64_t* channel, int64_t count) {
-        const int32_t source = step.sources[0];
-        const Window& window = tile.windows[source];
-        const int64_t channels = tile.channels[source], inputs = channels / step.groups;
-        const int64_t width = window.w1 - window.w0;
-        const bool contiguous = step.groups == 1 && step.dilation_w == 1;
-        const T* weights[together];
-        for (int64_t kh = 0; kh < step.kernel_h; ++kh) {
-            const int64_t row = h * step.stride_h - step.padding_h + kh * step.dilation_h;
-            if (row < window.h0 || row >= window.h1) continue;
-            const int64_t left = w * step.stride_w - step.padding_w;
-            int64_t first = 0, last = step.kernel_w;
-            while (first < last && left + first * step.dilation_w < window.w0) ++first;
-            while (first < last && left + (last - 1) * step.dilation_w >= window.w1) --last;
-            if (first == last) continue;
-            const int64_t runs = contiguous ? 1 : last - first;
-            for (int64_t run = 0; run < runs; ++run) {
-                const int64_t kw = first + run, column = left + kw * step.dilation_w;
-                Vector* target = buffer(source) + ((row - window.h0) * width + (column - window.w0)) * channels + group * inputs;
-                const int64_t size = contiguous ? (last - first) * inputs : inputs;
-                if (columns == nullptr) {
-                    const T* weight = step.transposed + (kh * step.kernel_w + kw) * inputs * step.c + tile.first_channel;
-                    unit_sweep(target, weight, step.c, size);
-                    continue;
-                }
-                for (int64_t i = 0; i < count; ++i) {
-                    weights[i] = step.weight + ((channel[i] * step.kernel_h + kh) * step.kernel_w + kw) * inputs;
-                }
-                sweep(target, weights, columns, count, size);
-            }
-        }
-    }
-
-    // Calls body(position in the node's buffer, entry of the whole node) for each plane position of a node's window.
+    // For each needed entry of a source, calls body(target, rows, channel) with the coefficients of the entry of `node` at the
+    // same position whose channel is `before` higher, or writes zeros where there is none and nothing is there yet.
     template <class Body>
-    void for_each_position(int32_t node, const Body& body) const {
-        const Window& window = tile.windows[node];
-        int64_t position = 0;
-        for (int64_t h = window.h0; h < window.h1; ++h) {
-            for (int64_t w = window.w0; w < window.w1; ++w) {
-                body(position, (h * tile.widths[node] + w) * tile.channels[node], h, w);
-                position += tile.channels[node];
+    void match(int32_t node, int32_t source, int64_t before, bool first, const Body& body) const {
+        for_each_position(source, [&](int64_t h, int64_t w) {
+            Place range{0, 0};
+            const Vector* rows = nullptr;
+            if (inside(node, h, w)) {
+                range = place(node, h, w);
+                rows = at(node, h, range.first);
             }
-        }
-    }
-
-    // Where a plane position of another node starts in this node's buffer; the window holds it.
-    Vector* at(int32_t node, int64_t h, int64_t w) const {
-        const Window& window = tile.windows[node];
-        return buffer(node) + ((h - window.h0) * (window.w1 - window.w0) + (w - window.w0)) * tile.channels[node];
+            const int32_t* channel = tile.entries[node].channel;
+            for_each_listed(source, h, w, [&](Vector* target, int64_t c) {
+                while (range.first < range.last && channel[range.first] < c + before) ++range.first, rows += vectors;
+                if (range.first < range.last && channel[range.first] == c + before) {
+                    body(target, rows, (h * tile.widths[source] + w) * tile.channels[source] + c);
+                } else if (first) {
+                    memset(target, 0, sizeof(Bundle));
+                }
+            });
+        });
     }
 
     void scaling(const Step<T>& step, int32_t node) {
-        all_live(step.sources[0]);
-        for_each_position(node, [&](int64_t position, int64_t entry, int64_t h, int64_t w) {
-            const Vector* rows = buffer(node) + position;
-            Vector* target = at(step.sources[0], h, w);
-            for (int64_t c = 0; c < step.c; ++c) {
-                target[c] += step.scale == nullptr ? rows[c] : step.scale[entry + c] * rows[c];
+        bias(step, node);
+        if (units_on == node) {
+            units_on = step.sources[0];
+            if (step.scale == nullptr) return;
+            for_each_unit([&](int64_t lane, int64_t h, int64_t w, int64_t c) {
+                reinterpret_cast<T*>(&diagonal)[lane] *= step.scale[(h * step.w + w) * step.c + c];
+            });
+            return;
+        }
+        const bool first = fresh(step, node, 0);
+        match(node, step.sources[0], 0, first, [&](Vector* target, const Vector* rows, int64_t entry) {
+            for (int64_t v = 0; v < vectors; ++v) {
+                const Vector scaled = step.scale == nullptr ? rows[v] : step.scale[entry] * rows[v];
+                target[v] = first ? scaled : target[v] + scaled;
             }
         });
-        bias(step, node);
     }
 
     void sum(const Step<T>& step, int32_t node) {
         for (int32_t s = 0; s < 2; ++s) {
             const T factor = s == 0 ? T(1) : step.factor;
-            all_live(step.sources[s]);
-            for_each_position(node, [&](int64_t position, int64_t, int64_t h, int64_t w) {
-                const Vector* rows = buffer(node) + position;
-                Vector* target = at(step.sources[s], h, w);
-                for (int64_t c = 0; c < step.c; ++c) target[c] += factor * rows[c];
+            const bool first = fresh(step, node, s);
+            match(node, step.sources[s], 0, first, [&](Vector* target, const Vector* rows, int64_t) {
+                for (int64_t v = 0; v < vectors; ++v) {
+                    target[v] = first ? factor * rows[v] : target[v] + factor * rows[v];
+                }
             });
         }
     }
@@ -235,92 +412,121 @@ struct Pass {
     void concatenation(const Step<T>& step, int32_t node) {
         int64_t before = 0;
         for (int32_t s = 0; s < step.source_count; ++s) {
-            const int64_t channels = tile.channels[step.sources[s]];
-            all_live(step.sources[s]);
-            for_each_position(node, [&](int64_t position, int64_t, int64_t h, int64_t w) {
-                const Vector* rows = buffer(node) + position + before;
-                Vector* target = at(step.sources[s], h, w);
-                for (int64_t c = 0; c < channels; ++c) target[c] += rows[c];
+            const bool first = fresh(step, node, s);
+            match(node, step.sources[s], before, first, [&](Vector* target, const Vector* rows, int64_t) {
+                for (int64_t v = 0; v < vectors; ++v) target[v] = first ? rows[v] : target[v] + rows[v];
             });
-            before += channels;
+            before += tile.channels[step.sources[s]];
         }
     }
 
     // The source's window is all of it.
     void movement(const Step<T>& step, int32_t node) {
-        Vector* target = buffer(step.sources[0]);
-        all_live(step.sources[0]);
-        for_each_position(node, [&](int64_t position, int64_t entry, int64_t, int64_t) {
-            const Vector* rows = buffer(node) + position;
-            for (int64_t c = 0; c < step.c; ++c) {
-                const int64_t from = step.index[entry + c];
-                if (from >= 0) target[from] += rows[c];
-            }
+        const int32_t source = step.sources[0];
+        const int64_t channels = tile.channels[source], width = tile.widths[source];
+        if (fresh(step, node, 0)) {
+            for_each_position(source, [&](int64_t h, int64_t w) {
+                for_each_listed(source, h, w, [&](Vector* rows, int64_t) { memset(rows, 0, sizeof(Bundle)); });
+            });
+        }
+        for_each_position(node, [&](int64_t h, int64_t w) {
+            for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
+                const int64_t from = step.index[(h * step.w + w) * step.c + c];
+                if (from < 0) return;
+                const int64_t from_h = from / channels / width;
+                const int64_t k = find(source, from_h, from / channels % width, from % channels);
+                if (k < 0) return;
+                Vector* target = at(source, from_h, k);
+                for (int64_t v = 0; v < vectors; ++v) target[v] += rows[v];
+            });
         });
         bias(step, node);
     }
 
     void lines(const Step<T>& step, int32_t node) {
         const LinesOfInput<T>& line = tile.lines[node - 1];
-        Vector below, above;
+        const int32_t source = step.sources[0];
+        const bool first = fresh(step, node, 0);
+        match(node, source, 0, first, [&](Vector* target, const Vector* rows, int64_t e) {
+            const T slope_p = line.lower_slope[e], slope_n = line.upper_slope[e];
+            for (int64_t v = 0; v < vectors; ++v) {
+                const Vector a = rows[v];
+                Vector pulled;
+                if (slope_p == slope_n) {
+                    pulled = slope_p * a;
+                } else {
+                    const Vector positive = positive_part(a), negative = a - positive;
+                    pulled = slope_p * positive + slope_n * negative;
+                }
+                target[v] = first ? pulled : target[v] + pulled;
+            }
+        });
+        if (line.lower_offset == nullptr && line.upper_offset == nullptr) return;
+        Bundle below, above;
         memset(&below, 0, sizeof below);
         memset(&above, 0, sizeof above);
-        for_each_position(node, [&](int64_t position, int64_t entry, int64_t h, int64_t w) {
-            const Vector* rows = buffer(node) + position;
-            Vector* target = at(step.sources[0], h, w);
-            uint8_t* alive = live(step.sources[0]) + (target - buffer(step.sources[0]));
-            for (int64_t c = 0; c < step.c; ++c) {
-                const int64_t e = entry + c;
-                const T slope_p = line.lower_slope[e], slope_n = line.upper_slope[e];
+        for_each_position(node, [&](int64_t h, int64_t w) {
+            for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
+                const int64_t e = (h * step.w + w) * step.c + c;
                 const T offset_p = line.lower_offset == nullptr ? T(0) : line.lower_offset[e];
                 const T offset_n = line.upper_offset == nullptr ? T(0) : line.upper_offset[e];
-                if (slope_p == T(0) && slope_n == T(0) && offset_p == T(0) && offset_n == T(0)) continue;
-                const Vector a = rows[c], positive = positive_part(a), negative = a - positive;
-                alive[c] = 1;
-                if (slope_p == slope_n) {
-                    target[c] += slope_p * a;
-                } else {
-                    target[c] += slope_p * positive + slope_n * negative;
+                if (offset_p == T(0) && offset_n == T(0)) return;
+                for (int64_t v = 0; v < vectors; ++v) {
+                    const Vector a = rows[v], positive = positive_part(a), negative = a - positive;
+                    below.part[v] += offset_p * positive + offset_n * negative;
+                    if (tile.both) above.part[v] += offset_n * positive + offset_p * negative;
                 }
-                if (offset_p == T(0) && offset_n == T(0)) continue;
-                below += offset_p * positive + offset_n * negative;
-                if (tile.both) above += offset_n * positive + offset_p * negative;
-            }
+            });
         });
         add_constant(below, above);
     }
 
+    // ---- the end ----
+
     void concretise() {
-        Vector middle, spread;
+        Bundle middle, spread;
         memset(&middle, 0, sizeof middle);
         memset(&spread, 0, sizeof spread);
-        if (tile.buffers[0] != nullptr) {
-            for_each_coefficient([&](const Vector& a, T center, T radius) {
-                middle += center * a;
-                const Vector size = radius * (a < T(0) ? -a : a);
-                if (tile.hull == Hull::box) {
-                    spread += size;
-                } else {
-                    spread = size > spread || size != size ? size : spread;
+        if (reached(0)) {
+            for_each_coefficient([&](const Vector* rows, T center, T radius) {
+                for (int64_t v = 0; v < vectors; ++v) {
+                    const Vector a = rows[v];
+                    middle.part[v] += center * a;
+                    const Vector size = radius * (a < T(0) ? -a : a);
+                    Vector& sum = spread.part[v];
+                    if (tile.hull == Hull::box) {
+                        sum += size;
+                    } else {
+                        sum = size > sum || size != size ? size : sum;
+                    }
                 }
             });
-            if (tile.hull == Hull::l2) spread = euclidean(spread);
+            if (tile.hull == Hull::l2) euclidean(spread);
         }
-        low = low + (middle - spread);
-        high = high + (middle + spread);
+        for (int64_t v = 0; v < vectors; ++v) {
+            low.part[v] = low.part[v] + (middle.part[v] - spread.part[v]);
+            high.part[v] = high.part[v] + (middle.part[v] + spread.part[v]);
+        }
     }
 
-    // sqrt of the sum of squares, of numbers divided by the largest: squares of small ones must not vanish.
-    Vector euclidean(const Vector& largest) const {
-        const Vector scale = largest > T(0) ? largest : largest + T(1);  // NaN stays
-        Vector total;
+    // From the largest number to the root of the sum of squares, of numbers divided by it: squares of small ones must not
+    // vanish.
+    void euclidean(Bundle& largest) const {
+        Bundle scale, total;
         memset(&total, 0, sizeof total);
-        for_each_coefficient([&](const Vector& a, T, T radius) {
-            const Vector ratio = radius * a / scale;
-            total += ratio * ratio;
+        for (int64_t v = 0; v < vectors; ++v) {
+            scale.part[v] = largest.part[v] > T(0) ? largest.part[v] : largest.part[v] + T(1);  // NaN stays
+        }
+        for_each_coefficient([&](const Vector* rows, T, T radius) {
+            for (int64_t v = 0; v < vectors; ++v) {
+                const Vector ratio = radius * rows[v] / scale.part[v];
+                total.part[v] += ratio * ratio;
+            }
         });
-        for (int64_t lane = 0; lane < lanes; ++lane) total[lane] = root(total[lane]);
-        return largest * total;
+        for (int64_t v = 0; v < vectors; ++v) {
+            for (int64_t lane = 0; lane < lanes_of_vector; ++lane) total.part[v][lane] = root(total.part[v][lane]);
+            largest.part[v] = largest.part[v] * total.part[v];
+        }
     }
 
     static float root(float x) { return __builtin_sqrtf(x); }
@@ -329,23 +535,29 @@ struct Pass {
     // Calls body(coefficients of one entry of the input, center, radius).
     template <class Body>
     void for_each_coefficient(const Body& body) const {
-        for_each_position(0, [&](int64_t position, int64_t entry, int64_t, int64_t) {
-            const Vector* rows = buffer(0) + position;
-            for (int64_t c = 0; c < tile.channels[0]; ++c) body(rows[c], tile.center[entry + c], tile.radius[entry + c]);
+        for_each_position(0, [&](int64_t h, int64_t w) {
+            const int64_t entry = (h * tile.widths[0] + w) * tile.channels[0];
+            for_each_listed(0, h, w, [&](const Vector* rows, int64_t c) { body(rows, tile.center[entry + c], tile.radius[entry + c]); });
         });
     }
 
     void run() {
+        if (tile.units) {
+            units_on = tile.start;
+            memset(&diagonal, 0, sizeof diagonal);
+            for (int64_t lane = 0; lane < tile.rows; ++lane) reinterpret_cast<T*>(&diagonal)[lane] = tile.sign;
+        }
         for (int32_t node = tile.start; node > 0; --node) {
-            // Rows that fall into padding altogether reach nothing before it.
-            if (tile.buffers[node] == nullptr || entries(node) == 0) continue;
+            if (!reached(node)) continue;
             const Step<T>& step = tile.steps[node - 1];
+            const bool convolves = step.kind == StepKind::convolution || step.kind == StepKind::dense;
+            const bool unit_step = step.kind == StepKind::scaling || (convolves && step.groups == 1 && tile.one_position);
+            if (units_on == node && !unit_step) write_units();
             switch (step.kind) {
                 case StepKind::dense:
-                    dense(step, node);
-                    break;
                 case StepKind::convolution:
                     convolution(step, node);
+                    if (units_on == node) units_on = -1;
                     break;
                 case StepKind::scaling:
                     scaling(step, node);
@@ -364,16 +576,26 @@ struct Pass {
                     break;
             }
         }
+        if (units_on == 0) write_units();
         concretise();
         memcpy(tile.low, &low, sizeof low);
         if (tile.both) memcpy(tile.high, &high, sizeof high);
     }
 };
 
+template <class T>
+void run(const Tile<T>& tile, int64_t bundles) {
+    if (bundles == 1) {
+        Pass<T, 1>(tile).run();
+    } else {
+        Pass<T, 2>(tile).run();
+    }
+}
+
 }  // namespace
 
-void backward_tile(const Tile<float>& tile) noexcept { Pass<float>(tile).run(); }
-void backward_tile(const Tile<double>& tile) noexcept { Pass<double>(tile).run(); }
+void backward_tile(const Tile<float>& tile, int64_t bundles) noexcept { run(tile, bundles); }
+void backward_tile(const Tile<double>& tile, int64_t bundles) noexcept { run(tile, bundles); }
 
 }  // namespace VERIFIX_ISA_NAMESPACE
 }  // namespace verifix

@@ -1,7 +1,8 @@
 // What one tile of a backward pass needs, in plain types: shared by the driver and by the code of each instruction set.
 //
-// A tile is one input and up to `lanes` rows. The coefficients of a node are an array of vectors, one vector of rows for
-// each entry of the node inside a window of its plane, stored as [h][w][c]. Entries outside the window are zero.
+// A tile is one input and up to `lanes` rows. The coefficients of a node are an array of bundles, one bundle of rows for
+// each entry that is listed inside a window of the node's plane. Entries that are not listed are zero, or are not needed:
+// what comes before them multiplies them by zero.
 #pragma once
 
 #include <stdint.h>
@@ -11,7 +12,8 @@ namespace verifix {
 enum class StepKind : int32_t { dense, convolution, scaling, sum, concatenation, movement, lines };
 enum class Hull : int32_t { box, l2, l1 };
 
-constexpr int64_t backward_vector_bytes = 64;
+constexpr int64_t bundle_bytes = 64;  // rows come in bundles of one or two times this size
+constexpr int64_t most_bundles = 2;
 
 template <class T>
 struct Step {
@@ -19,8 +21,7 @@ struct Step {
     int32_t source_count;
     const int32_t* sources;  // the nodes that feed this one; node 0 is the input, node i + 1 the output of step i
     int64_t c, h, w;         // of the output
-    const T* weight;         // dense: [output][input]; convolution: [output][kh][kw][input of the group]
-    const T* transposed;     // the same with outputs last, where groups is 1; for unit rows
+    const T* weight;         // outputs last: dense: [input][output]; convolution: [kh][kw][input][output of the group]
     const T* bias;           // of the outputs, or null
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
     const T* scale;        // scaling: of each entry, or null; its shift is in bias, as is the fill of a movement
@@ -38,30 +39,42 @@ struct Window {
     int32_t h0, h1, w0, w1;
 };
 
+// Entries of a plane: those of position p (row by row) are the channels channel[offset[p]] ... channel[offset[p + 1] - 1],
+// in rising order.
+struct Entries {
+    const int32_t* offset;
+    const int32_t* channel;
+};
+
 template <class T>
 struct Tile {
     const Step<T>* steps;
-    const int64_t* channels;  // of every node
-    const int64_t* widths;    // of the plane of every node
-    const Window* windows;    // of every node
-    T* const* buffers;        // of every node; null where no coefficients get to
-    uint8_t* const* live;     // of every node: which entries may hold anything but zero
+    const int64_t* channels;   // of every node
+    const int64_t* widths;     // of the plane of every node
+    const Window* windows;     // of every node
+    const Entries* entries;    // of every node
+    int64_t* const* shifts;    // of every node, for each row of its window: leads from places in its list to places here:
+    T* coefficients;
+    const int32_t* first_writer;  // of every node: the first step that gives it coefficients, or 0
     const LinesOfInput<T>* lines;
-    int32_t start;  // the node that the rows are on; its buffer is filled
-    int64_t first_channel;  // the rows are unit vectors of this channel and the next ones at one position, and fill all
-                            // lanes; else -1
-    T sign;                 // of the unit vectors
-    bool both;      // lines are parallel: bound from above as well, with the same coefficients
+    int32_t start;     // the node that the rows are on
+    bool units;        // the rows are unit vectors, times `sign`; else the coefficients of `start` are there
+    bool one_position; // of one position, as its entries are listed
+    bool neighbours;   // of neighbouring channels, and fill all lanes
+    T sign;
+    int64_t rows;      // how many lanes are used
+    bool both;         // lines are parallel: bound from above as well, with the same coefficients
     Hull hull;
     const T* center;  // of the input's set
     const T* radius;
     T *low, *high;  // one for each lane; high only with `both`
 };
 
-#define VERIFIX_DECLARE_BACKWARD(isa)                      \
-    namespace isa {                                        \
-    void backward_tile(const Tile<float>& tile) noexcept;  \
-    void backward_tile(const Tile<double>& tile) noexcept; \
+// bundles: how many times bundle_bytes of rows an entry has
+#define VERIFIX_DECLARE_BACKWARD(isa)                                   \
+    namespace isa {                                                     \
+    void backward_tile(const Tile<float>& tile, int64_t bundles) noexcept;  \
+    void backward_tile(const Tile<double>& tile, int64_t bundles) noexcept; \
     }
 VERIFIX_DECLARE_BACKWARD(base)
 VERIFIX_DECLARE_BACKWARD(avx2)

@@ -30,14 +30,36 @@ const T* Plan<T>::Parts::keep(const T* values, std::int64_t count) {
     return numbers.back().get();
 }
 
+// From [group][output][tap][input] to [tap][group][input][output].
 template <class T>
-const T* Plan<T>::Parts::keep_transposed(const T* values, std::int64_t rows, std::int64_t columns) {
-    numbers.emplace_back(new T[static_cast<std::size_t>(rows * columns)]);
+const T* Plan<T>::Parts::keep_outputs_last(const T* values, std::int64_t groups, std::int64_t outputs, std::int64_t taps,
+                                           std::int64_t inputs) {
+    numbers.emplace_back(new T[static_cast<std::size_t>(groups * outputs * taps * inputs)]);
     T* target = numbers.back().get();
-    for (std::int64_t row = 0; row < rows; ++row) {
-        for (std::int64_t column = 0; column < columns; ++column) target[column * rows + row] = values[row * columns + column];
+    for (std::int64_t tap = 0; tap < taps; ++tap) {
+        for (std::int64_t group = 0; group < groups; ++group) {
+            for (std::int64_t input = 0; input < inputs; ++input) {
+                for (std::int64_t output = 0; output < outputs; ++output) {
+                    *target++ = values[((group * outputs + output) * taps + tap) * inputs + input];
+                }
+            }
+        }
     }
-    return target;
+    return numbers.back().get();
+}
+
+template <class T>
+void Plan<T>::Parts::add_node(PlanShape shape) {
+    this->shapes.push_back(shape);
+    this->channels.push_back(shape.c);
+    this->widths.push_back(shape.w);
+    const std::int64_t positions = shape.h * shape.w;
+    listed.emplace_back(new std::int32_t[static_cast<std::size_t>(positions + 1 + shape.entries())]);
+    std::int32_t* offset = listed.back().get();
+    std::int32_t* channel = offset + positions + 1;
+    for (std::int64_t p = 0; p <= positions; ++p) offset[p] = static_cast<std::int32_t>(p * shape.c);
+    for (std::int64_t e = 0; e < shape.entries(); ++e) channel[e] = static_cast<std::int32_t>(e % shape.c);
+    this->all_entries.push_back({offset, channel});
 }
 
 template <class T>
@@ -48,19 +70,15 @@ int Plan<T>::Parts::append(Step<T> step, const std::vector<int>& from, PlanShape
     step.sources = sources.back().get();
     step.source_count = static_cast<std::int32_t>(from.size());
     step.c = shape.c, step.h = shape.h, step.w = shape.w;
-    steps.push_back(step);
-    shapes.push_back(shape);
-    channels.push_back(shape.c);
-    widths.push_back(shape.w);
-    return static_cast<int>(steps.size());
+    this->steps.push_back(step);
+    add_node(shape);
+    return static_cast<int>(this->steps.size());
 }
 
 template <class T>
 Plan<T>::Plan(PlanShape input) : parts_(new Parts) {
     check_shape(input);
-    parts_->shapes.push_back(input);
-    parts_->channels.push_back(input.c);
-    parts_->widths.push_back(input.w);
+    parts_->add_node(input);
 }
 
 template <class T>
@@ -81,14 +99,16 @@ PlanShape Plan<T>::shape(int node) const {
 
 template <class T>
 int Plan<T>::dense(int source, std::int64_t outputs, const T* weight, const T* bias) {
-    const std::int64_t inputs = shape(source).entries();
+    const PlanShape input = shape(source);
     check_shape({outputs, 1, 1});
     if (weight == nullptr) refuse("dense layer without weights");
     Step<T> step{};
     step.kind = StepKind::dense;
-    step.weight = parts_->keep(weight, outputs * inputs);
-    step.transposed = parts_->keep_transposed(weight, outputs, inputs);
+    step.weight = parts_->keep_outputs_last(weight, 1, outputs, 1, input.entries());
     step.bias = parts_->keep(bias, outputs);
+    // a convolution with one window, which is all of the plane
+    step.kernel_h = input.h, step.kernel_w = input.w;
+    step.stride_h = step.stride_w = step.dilation_h = step.dilation_w = step.groups = 1;
     return parts_->append(step, {source}, {outputs, 1, 1});
 }
 
@@ -118,8 +138,7 @@ int Plan<T>::convolution(int source, PlanShape output, ConvolutionGeometry g, co
     }
     Step<T> step{};
     step.kind = StepKind::convolution;
-    step.weight = parts_->keep(weight, numbers);
-    if (g.groups == 1) step.transposed = parts_->keep_transposed(weight, output.c, window);
+    step.weight = parts_->keep_outputs_last(weight, g.groups, output.c / g.groups, g.kernel_h * g.kernel_w, input.c / g.groups);
     step.bias = parts_->keep(bias, output.c);
     step.kernel_h = g.kernel_h, step.kernel_w = g.kernel_w;
     step.stride_h = g.stride_h, step.stride_w = g.stride_w;
@@ -198,9 +217,9 @@ void propagate_windows(const std::vector<Step<T>>& steps, const std::vector<Plan
             const auto source = static_cast<std::size_t>(step.sources[s]);
             const PlanShape plane = shapes[source];
             Window to = from;
-            if (step.kind == StepKind::dense || step.kind == StepKind::movement) {
+            if (step.kind == StepKind::movement) {
                 to = {0, static_cast<std::int32_t>(plane.h), 0, static_cast<std::int32_t>(plane.w)};
-            } else if (step.kind == StepKind::convolution) {
+            } else if (step.kind == StepKind::convolution || step.kind == StepKind::dense) {
                 const auto reach = [](std::int64_t first, std::int64_t last, std::int64_t size, std::int64_t k, std::int64_t stride,
                                       std::int64_t padding, std::int64_t dilation, std::int32_t& begin, std::int32_t& end) {
                     const std::int64_t low = first * stride - padding;

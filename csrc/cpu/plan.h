@@ -11,17 +11,26 @@
 
 namespace verifix {
 
+// The steps and nodes of a plan.
 template <class T>
-struct Plan<T>::Parts {
+struct Network {
     std::vector<PlanShape> shapes;  // of every node
     std::vector<Step<T>> steps;
     std::vector<std::int64_t> channels, widths;  // of every node
+    std::vector<Entries> all_entries;            // of every node: the list of all that it has
+};
+
+template <class T>
+struct Plan<T>::Parts : Network<T> {
     std::vector<std::unique_ptr<T[]>> numbers;
     std::vector<std::unique_ptr<std::int64_t[]>> indices;
     std::vector<std::unique_ptr<std::int32_t[]>> sources;
 
+    std::vector<std::unique_ptr<std::int32_t[]>> listed;
+
     const T* keep(const T* values, std::int64_t count);
-    const T* keep_transposed(const T* values, std::int64_t rows, std::int64_t columns);
+    const T* keep_outputs_last(const T* values, std::int64_t groups, std::int64_t outputs, std::int64_t taps, std::int64_t inputs);
+    void add_node(PlanShape shape);
     int append(Step<T> step, const std::vector<int>& from, PlanShape shape);
 };
 

@@ -184,6 +184,7 @@ class Request:
     inputs: int
     coefficients: Array | None
     positions: Array | None
+    row_offsets: Array | None  # where the positions of each input begin
     sign: float
     lines: list[list[Array | None]]
     both: bool
@@ -198,6 +199,18 @@ class Request:
         assert self.positions is not None
         return len(self.positions)
 
+    def positions_of(self, i: int) -> Array:
+        assert self.positions is not None
+        if self.row_offsets is None:
+            return self.positions
+        return self.positions[self.row_offsets[i] : self.row_offsets[i + 1]]
+
+    def of_input(self, bounds: Array, i: int) -> Array:
+        """The bounds of one input."""
+        if self.row_offsets is None:
+            return bounds[i]
+        return bounds[self.row_offsets[i] : self.row_offsets[i + 1]]
+
 
 def draw_request(case: Case, hull: int) -> Request:
     numbers, choose = case.numbers, case.random
@@ -208,19 +221,26 @@ def draw_request(case: Case, hull: int) -> Request:
     lines: list[list[Array | None]] = []
     for step, plane in zip(case.steps, case.planes[1:], strict=True):
         lines.append(four_lines(case, inputs, entries(plane), parallel) if step.lines else [None] * 4)
-    coefficients = positions = None
-    kind = choose.choice(("all", "some", "sorted", "shared", "each"))
+    coefficients = positions = row_offsets = None
+    kind = choose.choice(("all", "some", "own", "shared", "each"))
+
+    def draw() -> Array:
+        return np.sort(numbers.permutation(size)[:rows])
+
     if kind == "all":
         positions = np.arange(size)
-    elif kind in ("some", "sorted"):
-        positions = numbers.integers(0, size, rows)
-        positions = np.sort(positions) if kind == "sorted" else positions
+    elif kind == "some":
+        positions = draw()
+    elif kind == "own":
+        own = [draw()[: choose.choice((0, 1, 5, rows))] for _ in range(inputs)]
+        positions = np.concatenate(own)
+        row_offsets = np.cumsum([0, *map(len, own)])
     else:
         coefficients = case.integers(1 if kind == "shared" else inputs, rows, size)
     center = case.quarters(inputs, entries(case.planes[0]))
     radius = np.abs(case.quarters(inputs, entries(case.planes[0])))
     sign = choose.choice((1.0, -1.0))
-    return Request(start, inputs, coefficients, positions, sign, lines, parallel, hull, center, radius)
+    return Request(start, inputs, coefficients, positions, row_offsets, sign, lines, parallel, hull, center, radius)
 
 
 def four_lines(case: Case, inputs: int, size: int, parallel: bool) -> list[Array | None]:
@@ -232,13 +252,15 @@ def four_lines(case: Case, inputs: int, size: int, parallel: bool) -> list[Array
 
 
 def run(case: Case, request: Request, threads: int, isa: str) -> tuple[Array, Array | None]:
-    low = np.full((request.inputs, request.rows), 7, case.dtype)
+    shape = (request.inputs, request.rows) if request.row_offsets is None else (request.rows,)
+    low = np.full(shape, 7, case.dtype)
     high = np.full_like(low, -7) if request.both else None
     coefficients, positions = request.coefficients, request.positions
     case.plan.run(
         start=request.start, inputs=request.inputs, rows=request.rows, coefficients=address(coefficients),
         coefficient_batch=1 if coefficients is None else len(coefficients), positions=address(positions),
-        sign=request.sign, lines=[address(line) for four in request.lines for line in four], both=request.both,
+        row_offsets=address(request.row_offsets), sign=request.sign,
+        lines=[address(line) for four in request.lines for line in four], both=request.both,
         hull=request.hull, center=address(request.center), radius=address(request.radius), low=address(low),
         high=address(high), threads=threads, isa=isa,
     )  # fmt: skip
@@ -261,7 +283,7 @@ def push(case: Case, request: Request, i: int) -> Exact:
     if request.coefficients is not None:
         rows = request.coefficients[i if len(request.coefficients) > 1 else 0].astype(np.float64)
     else:
-        rows = request.sign * np.eye(size)[request.positions]
+        rows = request.sign * np.eye(size)[request.positions_of(i)]
     pending = {request.start: rows}
     weights = {request.start: np.abs(rows)}  # the same with absolute values throughout
     low, high, mass = np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))

@@ -41,9 +41,9 @@ def test_exact_on_a_lattice(seed: int, count: int, dtype: Any, hull: int) -> Non
             low, high = run(case, request, threads, isa)
             for i, each in enumerate(exact):
                 middle, spread = middle_and_spread(request, i, each)
-                assert np.array_equal(low[i], each.low + middle - spread)
+                assert np.array_equal(request.of_input(low, i), each.low + middle - spread)
                 if high is not None:
-                    assert np.array_equal(high[i], each.high + middle + spread)
+                    assert np.array_equal(request.of_input(high, i), each.high + middle + spread)
 
 
 @settings(max_examples=100, deadline=None)
@@ -64,11 +64,11 @@ def test_euclidean_norm(seed: int, count: int, dtype: Any) -> None:
         radius = [Fraction(float(r)) for r in request.radius[i]]
         middle = each.form @ request.center[i].astype(np.float64)
         for r, form in enumerate(each.form):
+            low, high = (None if x is None else request.of_input(x, i)[r] for x in found[0])
             squares = sum((Fraction(float(a)) * w) ** 2 for a, w in zip(form, radius, strict=True))
-            sides = [Fraction(float(each.low[r])) + Fraction(float(middle[r])) - Fraction(float(found[0][0][i, r]))]
-            if found[0][1] is not None:
-                high = Fraction(float(found[0][1][i, r])) - Fraction(float(each.high[r]))
-                sides.append(high - Fraction(float(middle[r])))
+            sides = [Fraction(float(each.low[r])) + Fraction(float(middle[r])) - Fraction(float(low))]
+            if high is not None:
+                sides.append(Fraction(float(high)) - Fraction(float(each.high[r])) - Fraction(float(middle[r])))
             for spread in sides:
                 error = (len(form) + 16) * unit * Fraction(max(each.mass, 1.0))
                 assert max(spread - error, 0) ** 2 <= squares <= (spread + error) ** 2
@@ -92,7 +92,8 @@ def test_not_a_number_and_infinity_are_never_lost(dtype: Any, value: float) -> N
             for isa in ISAS:
                 low, high = np.zeros((1, 1), dtype), np.zeros((1, 1), dtype)
                 plan.run(
-                    start=2, inputs=1, rows=1, coefficients=address(rows), coefficient_batch=1, positions=0, sign=1.0,
+                    start=2, inputs=1, rows=1, coefficients=address(rows), coefficient_batch=1, positions=0,
+                    row_offsets=0, sign=1.0,
                     lines=[0, 0, 0, 0, *map(address, (slope, offset, slope, offset))], both=True, hull=hull,
                     center=address(center), radius=address(radius), low=address(low), high=address(high), threads=1,
                     isa=isa,
@@ -146,13 +147,14 @@ ONES = np.ones(64)
 FIRST = np.zeros(64, np.int64)
 RESULT = np.zeros(64)
 INDICES = np.array([-1, 3, 8, -2])
+OFFSETS = [np.array(offsets) for offsets in ([1, 1], [0, 2], [0, 2, 1], [0, 1])]
 
 
 def arguments(**change: object) -> dict[str, object]:
     """A pass over one input from one unit row."""
     return {
         "start": 1, "inputs": 1, "rows": 1, "coefficients": 0, "coefficient_batch": 1, "positions": address(FIRST),
-        "sign": 1.0, "lines": [], "both": False, "hull": 0, "center": address(ONES), "radius": address(ONES),
+        "row_offsets": 0, "sign": 1.0, "lines": [], "both": False, "hull": 0, "center": address(ONES), "radius": address(ONES),
         "low": address(RESULT), "high": 0, "threads": 1, "isa": "base", **change,
     }  # fmt: skip
 
@@ -193,6 +195,11 @@ LINES = [0] * 8 + [address(ONES), 0, address(ONES), 0]
         ({"start": 3, "lines": [0] * 8 + [address(ONES), 0, 0, 0]}, "step 3 has no slopes"),
         ({"start": 0, "positions": address(INDICES[:1])}, "position out of range"),
         ({"start": 2, "positions": address(INDICES[1:2])}, "position out of range"),
+        ({"rows": 2}, "positions must rise"),
+        ({"row_offsets": address(OFFSETS[0])}, "row offsets must go from 0 to the number of rows"),
+        ({"row_offsets": address(OFFSETS[1])}, "row offsets must go from 0 to the number of rows"),
+        ({"inputs": 2, "row_offsets": address(OFFSETS[2])}, "row offsets must rise"),
+        ({"coefficients": address(ONES), "row_offsets": address(OFFSETS[3])}, "row offsets are for unit rows"),
     ],
 )
 def test_refused_requests(change: dict[str, object], message: str) -> None:

@@ -175,6 +175,7 @@ class Plan:
             coefficients=_address(rows),
             coefficient_batch=1 if rows is None else rows.shape[0],
             positions=_address(positions),
+            row_offsets=0,
             sign=sign,
             lines=[_address(line) for line in lines],
             both=both,

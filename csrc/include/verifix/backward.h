@@ -26,9 +26,10 @@ template <class T>
 struct BackwardRequest {
     std::int32_t start = 0;  // the node that the rows are on
     std::int64_t inputs = 0;
-    std::int64_t rows = 0;
+    std::int64_t rows = 0;                     // of each input, or of all inputs together where there are row_offsets
     const T* coefficients = nullptr;           // (inputs or 1, rows, entries of the node); null: rows are unit vectors,
-    const std::int64_t* positions = nullptr;   // of these entries, (rows)
+    const std::int64_t* positions = nullptr;   // of these entries, (rows), rising (for each input)
+    const std::int64_t* row_offsets = nullptr; // (inputs + 1): where the positions of each input begin; null: they share all
     std::int64_t coefficient_batch = 1;        // 1: all inputs share the coefficients
     T sign = T(1);                             // of the unit vectors
     std::vector<const T*> lines;               // for each step 4 pointers to (inputs, entries), null where there is none
@@ -36,7 +37,7 @@ struct BackwardRequest {
     int hull = 0;                              // 0: radius per entry (box); 1: l2 norm of radius * coefficient; 2: largest
     const T* center = nullptr;                 // (inputs, entries of the input)
     const T* radius = nullptr;
-    T* low = nullptr;                          // (inputs, rows)
+    T* low = nullptr;                          // (inputs, rows), or (rows) where there are row_offsets
     T* high = nullptr;
 };
 
