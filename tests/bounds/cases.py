@@ -19,7 +19,7 @@ from verifix.sets.ball import NORMS
 SLOPES = ("same", "adaptive", "zero", "one")
 METHODS = (
     *NAMED,
-    *(f"{intermediate}:{slopes}" for intermediate in ("interval", "backward", "both") for slopes in SLOPES),
+    *(f"{intermediate}:{slopes}" for intermediate in ("interval", "backward", "both", "filtered") for slopes in SLOPES),
     "cap+ibp",
     "crown+crown-ibp+both:zero",
 )

@@ -20,7 +20,9 @@ from verifix.operations import (
 )
 from verifix.sets import Ball, InputSet, LpBall
 
-METHODS = tuple(f"{intermediate}:{slopes}" for intermediate in ("interval", "backward", "both") for slopes in SLOPES)
+METHODS = tuple(
+    f"{intermediate}:{slopes}" for intermediate in ("interval", "backward", "both", "filtered") for slopes in SLOPES
+)
 
 
 class PlanBuilder(Builder):
@@ -118,9 +120,10 @@ def unit_rows(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def assert_within(native: Tensor | None, other: Tensor | None, error: Tensor) -> None:
-    """Both are within what is allowed of the same real number."""
+    """Both are within what is allowed of the same real number; bounds of entries may be in the shape of the node."""
     assert native is not None
     assert other is not None
+    native, other = native.reshape(error.shape), other.reshape(error.shape)
     assert torch.isfinite(native).all()
     assert ((native.double() - other.double()).abs() <= error.double()).all()
 

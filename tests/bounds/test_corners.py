@@ -15,7 +15,7 @@ from verifix.operations import Clip, Dense, MaxPool, Shape, Sum, TwoPiece, fixed
 from verifix.sets import Ball, Box
 from verifix.sets.ball import NORMS, Norm
 
-METHODS = (*NAMED, "interval:same", "backward:one", "both:zero")
+METHODS = (*NAMED, "interval:same", "backward:one", "both:zero", "filtered:same")
 DTYPES = (torch.float32, torch.float64)
 
 

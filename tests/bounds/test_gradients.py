@@ -15,7 +15,7 @@ from verifix.graph import Graph, capture
 from verifix.sets import Ball, Box, InputSet
 from verifix.sets.ball import NORMS, Norm
 
-METHODS = ("ibp", "crown-ibp", "cap", "crown", "both:zero", "interval:one")
+METHODS = ("ibp", "crown-ibp", "cap", "crown", "both:zero", "filtered:same", "interval:one")
 ROWS = torch.tensor([[[1.0, -1.0, 0.0], [1.0, 0.0, -1.0]]], dtype=torch.float64)
 
 

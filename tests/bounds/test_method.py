@@ -13,6 +13,7 @@ from tests.networks import graphs, relu_network
 from verifix.bounds import NAMED, Engine, Method, bounds, intersect, parse_method
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph, capture
+from verifix.operations import Nonlinear, Slopes
 from verifix.sets import Ball, Box
 from verifix.sets.ball import NORMS, Norm
 
@@ -113,17 +114,48 @@ def test_both_is_never_looser_than_interval(data: st.DataObject, graph: Graph) -
         assert within(both._preactivation(name), interval._preactivation(name))
 
 
+@pytest.mark.parametrize("native", (True, False))
+@settings(max_examples=40)
+@given(st.data(), graphs(), st.sampled_from(("same", "adaptive")))
+def test_filtered_by_definition(native: bool, data: st.DataObject, graph: Graph, slopes: Slopes) -> None:
+    """Where intervals settle every reader their bounds are taken, elsewhere the better ones; input by input."""
+    inputs = data.draw(input_sets(graph.input_shape, torch.float64))
+    method = Method("filtered", slopes)
+    with torch.no_grad():
+        engine = Engine(graph, inputs, method, native=native)
+        for node in graph.nonlinear(graph.output):
+            name = node.inputs[0]
+            found = engine._preactivation(name)
+            low, high = engine._interval_node(name)
+            readers = [n.operation for n in graph.nodes.values() if name in n.inputs]
+            settled = torch.ones_like(low, dtype=torch.bool)
+            for reader in readers:
+                if isinstance(reader, Nonlinear):
+                    settled &= reader.settled(low, high)
+            better = engine._backward_node(name)
+            wanted = (
+                torch.where(settled, low, torch.maximum(low, better[0])),
+                torch.where(settled, high, torch.minimum(high, better[1])),
+            )
+            assert within(found, wanted)
+            assert within(wanted, found)
+        for i in range(len(inputs)):
+            alone = Engine(graph, inputs.select(slice(i, i + 1)), method, native=native).node(graph.output)
+            together = engine.node(graph.output)
+            assert within((together[0][i : i + 1], together[1][i : i + 1]), alone)
+
+
 @settings(max_examples=40)
 @given(st.data(), graphs(), st.sampled_from(METHODS))
 def test_rows_of_the_identity_are_the_node(data: st.DataObject, graph: Graph, method: str) -> None:
-    """Entries of a node; ``both`` intersects those with the interval pass besides."""
+    """Entries of a node; ``both`` and ``filtered`` intersect those with the interval pass besides."""
     inputs = data.draw(input_sets(graph.input_shape, torch.float64))
     rows = torch.eye(graph.shape[0], dtype=torch.float64)
     node = bounds(graph, inputs, method)
     for given_rows in (rows, rows.expand(len(inputs), -1, -1)):
         lower, upper = bounds(graph, inputs, method, rows=given_rows)
         assert within(node, (lower, upper))
-        assert within((lower, upper), node) or "both" in method
+        assert within((lower, upper), node) or "both" in method or "filtered" in method
     high, low = bounds(graph, inputs, method, rows=-rows)
     assert within((-low, -high), (lower, upper))
     assert within((lower, upper), (-low, -high))

@@ -190,8 +190,9 @@ def test_windows_larger_than_the_image_and_channels_across_vectors(dtype: torch.
             engine_.node("3")
             for name in graph.nodes:
                 ours = engine_._pass(name, None, upper=True)
-                torchs = engine_._pass_by_tiles(name, None, upper=True)
-                error = 2 * engine_._error_of_rows(name, unit_rows(graph.shape_of(name), dtype))
+                units = unit_rows(graph.shape_of(name), dtype)
+                torchs = engine_._pass_by_tiles(name, units, upper=True)
+                error = 2 * engine_._error_of_rows(name, units)
                 assert_within(ours[0], torchs[0], error)
                 assert_within(ours[1], torchs[1], error)
         assert engine_._native is not None

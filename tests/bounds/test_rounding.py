@@ -201,7 +201,7 @@ def test_lines(name: str, dtype: torch.dtype, slopes: str, seed: int, size: floa
             )
 
 
-@pytest.mark.parametrize("method", (*NAMED, "backward:one", "both:zero"))
+@pytest.mark.parametrize("method", (*NAMED, "backward:one", "both:zero", "filtered:same"))
 @pytest.mark.parametrize("size", (1e10, 1e20, 1e30, 3e38))
 @pytest.mark.parametrize("norm", ("linf", "l2", "l1"))
 @pytest.mark.parametrize("compiled", (False, True))

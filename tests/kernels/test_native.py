@@ -165,7 +165,7 @@ def test_wide_instructions_stay_in_their_own_functions() -> None:
             widest["avx2"].add(function)
     if not any("verifix::" in name for names in widest.values() for name in names):
         pytest.skip("the extension is stripped of its symbols")
-    for kernel in ("abs_median", "backward_tile"):
-        assert any(f"verifix::avx512::{kernel}" in name for name in widest["avx512"])
+    for kernel in ("abs_median", "Pass<"):
+        assert any("verifix::avx512::" in name and kernel in name for name in widest["avx512"])
     assert [name for name in widest["avx512"] if "verifix::avx512::" not in name] == []
     assert [name for name in widest["avx2"] if "verifix::avx512::" not in name and "verifix::avx2::" not in name] == []

@@ -119,7 +119,7 @@ def test_rows_are_shared_or_each_inputs_own(lead: int) -> None:
     plan = Plan(shape, torch.float64)
     x, rows = whole(3, *shape), whole(lead, 11, 6)
     wanted = (rows * x.flatten(1)[:, None]).sum(2)
-    assert torch.equal(value(plan, plan.input, x, plan.input.pack(rows)), wanted)
+    assert torch.equal(value(plan, plan.input, x, plan.input.pack(rows, lead=2)), wanted)
 
 
 def test_lines_in_the_stored_order() -> None:

@@ -154,8 +154,9 @@ def arguments(**change: object) -> dict[str, object]:
     """A pass over one input from one unit row."""
     return {
         "start": 1, "inputs": 1, "rows": 1, "coefficients": 0, "coefficient_batch": 1, "positions": address(FIRST),
-        "row_offsets": 0, "sign": 1.0, "lines": [], "both": False, "hull": 0, "center": address(ONES), "radius": address(ONES),
-        "low": address(RESULT), "high": 0, "threads": 1, "isa": "base", **change,
+        "row_offsets": 0, "sign": 1.0, "lines": [], "both": False, "hull": 0,
+        "center": address(ONES), "radius": address(ONES), "low": address(RESULT), "high": 0, "threads": 1,
+        "isa": "base", **change,
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error
 from verifix.bounds.tiles import check_memory, row_tiles
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph
-from verifix.operations import Affine, Nonlinear, Relaxation
+from verifix.operations import Affine, Nonlinear, Relaxation, Shape
 from verifix.sets import InputSet
 from verifix.tensors import contract, flatten
 
@@ -102,39 +102,64 @@ class Engine:
         if self.method.intermediate == "backward":
             return self._backward_node(name)
         low_i, high_i = self._interval_node(name)
-        low_b, high_b = self._backward_node(name)
+        wanted = self._undecided(name, low_i, high_i) if self.method.intermediate == "filtered" else None
+        low_b, high_b = self._backward_node(name, wanted)
         return torch.maximum(low_i, low_b), torch.minimum(high_i, high_b)
 
-    def _backward_node(self, name: str) -> Interval:
-        """The backward pass from every entry of a node."""
+    def _undecided(self, name: str, lower: Tensor, upper: Tensor) -> Tensor | None:
+        """The entries for which a nonlinear operation wants better bounds, or None for all."""
+        readers = [node.operation for node in self.graph.nodes.values() if name in node.inputs]
+        settled = [reader.settled(lower, upper) for reader in readers if isinstance(reader, Nonlinear)]
+        return ~torch.stack(settled).all(0) if settled else None
+
+    def _backward_node(self, name: str, wanted: Tensor | None = None) -> Interval:
+        """The backward pass from every entry of a node, or from those that are wanted: others are unbounded."""
         if name == INPUT:
             return self._rounded(name, *self.inputs.hull())
         self._prepare(name)
-        shaped = (len(self.inputs), *self.graph.shape_of(name))
-        low, high = self._pass(name, None, upper=True)
-        return self._rounded(name, low.reshape(shaped), (low if high is None else high).reshape(shaped))
+        low, high = self._pass(name, None, upper=True, wanted=wanted)
+        return self._rounded(name, low, low if high is None else high)
 
-    def _pass(self, name: str, rows: Tensor | None, *, upper: bool) -> tuple[Tensor, Tensor | None]:
-        """One backward pass: lower and upper bounds ``(n, r)``; rows of None are the unit rows of all entries."""
+    def _pass(
+        self, name: str, rows: Tensor | None, *, upper: bool, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One backward pass: lower and upper bounds of rows ``(n, r)``, or of the entries of a node ``(n, *shape)``.
+
+        Of entries, ``wanted`` ``(n, *shape)`` may choose some; the others have infinite bounds.
+        """
         if self._wants_native and not torch.is_grad_enabled():
             try:
                 if self._native is None:
                     self._native = NativePass(self.graph, self.inputs)
-                return self._native(name, rows, self.relaxations, upper=upper)
+                return self._native(name, rows, self.relaxations, upper=upper, wanted=wanted)
             except Inexpressible as reason:
                 _say_once(str(reason))
                 self._wants_native = False
-        return self._pass_by_tiles(name, rows, upper=upper)
+        if rows is not None:
+            return self._pass_by_tiles(name, rows, upper=upper)
+        shape, size = self.graph.shape_of(name), math.prod(self.graph.shape_of(name))
+        places = torch.arange(size, device=self.inputs.center.device)
+        if wanted is not None:
+            places = flatten(wanted, 1).any(0).nonzero()[:, 0]
+        low, high = self._pass_by_tiles(name, places, upper=upper)
+        return self._spread(low, places, wanted, shape, -math.inf), (
+            None if high is None else self._spread(high, places, wanted, shape, math.inf)
+        )
 
-    def _pass_by_tiles(self, name: str, rows: Tensor | None, *, upper: bool) -> tuple[Tensor, Tensor | None]:
-        """The same in plain torch, tile by tile."""
+    def _spread(self, bound: Tensor, places: Tensor, wanted: Tensor | None, shape: Shape, rest: float) -> Tensor:
+        """Bounds of some entries among all of a node's."""
+        if wanted is None:
+            return bound.reshape(len(bound), *shape)
+        full = bound.new_full((len(bound), math.prod(shape)), rest).index_copy(1, places, bound)
+        return torch.where(wanted, full.reshape(len(bound), *shape), rest)
+
+    def _pass_by_tiles(self, name: str, rows: Tensor, *, upper: bool) -> tuple[Tensor, Tensor | None]:
+        """The same in plain torch, tile by tile, for rows or for the unit rows of some entries ``(r,)``: ``(n, r)``."""
         shape = self.graph.shape_of(name)
-        size = math.prod(shape)
         lows, highs = [], []
-        for tile in row_tiles(
-            size if rows is None else rows.shape[1], len(self.inputs), self.graph, self.dtype, self.memory
-        ):
-            part = _unit_rows(size, tile, self.inputs.center).reshape(1, -1, *shape) if rows is None else rows[:, tile]
+        count = len(rows) if rows.dim() == 1 else rows.shape[1]
+        for tile in row_tiles(count, len(self.inputs), self.graph, self.dtype, self.memory):
+            part = _unit_rows(rows[tile], shape, self.inputs.center) if rows.dim() == 1 else rows[:, tile]
             low, high = backward(self.graph, name, part, self.relaxations, self.inputs, upper=upper)
             lows.append(low)
             highs.append(high)
@@ -197,19 +222,16 @@ class Engine:
     def _largest_magnitude(self, name: str) -> Tensor:
         """``1 + max M`` over a node and its ancestors, ``(n,)``."""
         names = [INPUT, *(node.name for node in self.graph.ancestors(name))] if name != INPUT else [INPUT]
-        sizes = [
-            flatten(self._magnitudes[n], 1).amax(1)
-            for n in names
-            if n in self._magnitudes and self._magnitudes[n].numel()
-        ]
+        sizes = [self._magnitudes[n] for n in names if n in self._magnitudes and self._magnitudes[n].numel()]
+        sizes = [size.amax(tuple(range(1, size.dim()))) if size.dim() > 1 else size for size in sizes]
         largest = torch.stack(sizes).amax(0) if sizes else self.inputs.center.new_zeros(len(self.inputs))
         return SAFETY * (1 + largest)
 
 
-def _unit_rows(size: int, tile: slice, like: Tensor) -> Tensor:
-    rows = like.new_zeros(tile.stop - tile.start, size)
-    rows[torch.arange(len(rows)), torch.arange(tile.start, tile.stop)] = 1.0
-    return rows
+def _unit_rows(places: Tensor, shape: Shape, like: Tensor) -> Tensor:
+    rows = like.new_zeros(len(places), math.prod(shape))
+    rows[torch.arange(len(rows), device=rows.device), places] = 1.0
+    return rows.reshape(1, -1, *shape)
 
 
 @functools.cache

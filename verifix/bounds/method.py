@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from verifix.errors import InvalidType, InvalidValue
 from verifix.operations import Slopes
 
-Intermediate = Literal["interval", "backward", "both"]
+Intermediate = Literal["interval", "backward", "both", "filtered"]
 Estimator = Literal["exact"]
 
 
@@ -19,7 +19,9 @@ class Method:
 
     Args:
         intermediate: where bounds of pre-activations come from: one ``interval`` pass, the same ``backward`` pass layer
-            by layer, or the better of ``both``, entry by entry.
+            by layer, the better of ``both``, entry by entry; or that for the units which an interval pass leaves
+            undecided (``filtered``: a ReLU whose interval does not straddle zero needs no backward pass, and is linear
+            whatever that would say).
         slopes: which lines enclose each activation: ``same``, ``adaptive``, ``zero``, ``one``, or ``constant`` (flat
             lines: intervals to the end).
         estimator: how sums of absolute values are evaluated: ``exact``.

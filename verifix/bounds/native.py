@@ -22,7 +22,6 @@ from verifix.operations import (
     Sum,
 )
 from verifix.sets import Box, InputSet, LpBall
-from verifix.tensors import flatten
 
 
 class Inexpressible(Exception):
@@ -52,8 +51,8 @@ class NativePass:
         for node in graph.nodes.values():
             self._place(node)
         self.hull, middle, radius = _hull(inputs)
-        self.center = self.plan.input.pack(flatten(middle, 1))
-        self.radius = self.plan.input.pack(flatten(radius.expand_as(center), 1))
+        self.center = self.plan.input.pack(middle)
+        self.radius = self.plan.input.pack(radius.expand_as(center))
 
     def _place(self, node: Node) -> None:
         operation, sources = node.operation, [self.stored[name] for name in node.inputs]
@@ -114,37 +113,40 @@ class NativePass:
         return self.plan.movement(source, operation.shape, operation.index, operation.fill)
 
     def __call__(
-        self, name: str, rows: Tensor | None, relaxations: Mapping[str, Relaxation], *, upper: bool
+        self,
+        name: str,
+        rows: Tensor | None,
+        relaxations: Mapping[str, Relaxation],
+        *,
+        upper: bool,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """As :func:`verifix.bounds.backward.backward`; rows of None stand for all unit rows.
+        """As :func:`verifix.bounds.backward.backward`; rows of None are the unit rows of all entries, or of those that
+        are ``wanted`` ``(n, *shape)``, with bounds in the node's shape and infinite ones for the rest.
 
         Raises:
             Inexpressible: a relaxation that is not a pair of lines.
         """
         start = self.stored[name]
         lines, parallel = self._lines(name, relaxations)
-        packed = None if rows is None else start.pack(flatten(rows, 2))
+        shape = self.graph.shape_of(name)
+        chosen = None if wanted is None else start.pack(wanted)
+        packed = None if rows is None else start.pack(rows, lead=2)
 
         def run(sign: float, both: bool) -> tuple[Tensor, Tensor | None]:
             signed = packed if packed is None or sign > 0 else -packed
             low, high = self.plan.run(
-                start, rows=signed, sign=sign, lines=lines, both=both,
+                start, rows=signed, wanted=chosen, sign=sign, lines=lines, both=both,
                 hull=self.hull, center=self.center, radius=self.radius,
             )  # fmt: skip
-            return self._unpack(low, start, rows), None if high is None else self._unpack(high, start, rows)
+            if rows is not None:
+                return low, high
+            return start.unpack(low, shape), None if high is None else start.unpack(high, shape)
 
         low, high = run(1.0, both=upper and parallel)
         if upper and high is None:
             high = -run(-1.0, both=False)[0]
         return low, high
-
-    def _unpack(self, bound: Tensor, start: Stored, rows: Tensor | None) -> Tensor:
-        """Bounds of unit rows, from the stored order to that of the entries."""
-        if rows is not None:
-            return bound
-        unpacked = torch.empty_like(bound)
-        unpacked[:, start.order] = bound
-        return unpacked
 
     def _lines(self, name: str, relaxations: Mapping[str, Relaxation]) -> tuple[list[Tensor | None], bool]:
         lines: list[Tensor | None] = [None] * (4 * self.steps)
@@ -165,7 +167,7 @@ class NativePass:
             first = 4 * self.step_of[node.name]
             for place, side in enumerate(sides):
                 if side is not None:
-                    lines[first + place] = stored.pack(flatten(side.expand(n, *node.shape), 1))
+                    lines[first + place] = stored.pack(side.expand(n, *node.shape))
         return lines, parallel
 
 

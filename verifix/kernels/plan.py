@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,9 +46,29 @@ class Stored:
     plane: tuple[int, int, int]
     order: Tensor
 
-    def pack(self, x: Tensor) -> Tensor:
-        """Entries on the last axis, flat, brought into the stored order."""
-        return x.index_select(-1, self.order).contiguous()
+    @cached_property
+    def standard(self) -> bool:
+        """Whether the order is that of the plane."""
+        return torch.equal(self.order, standard_order(self.plane))
+
+    def pack(self, x: Tensor, lead: int = 1) -> Tensor:
+        """Entries after ``lead`` axes, flat or in their shape, to the stored order on one axis.
+
+        An activation with the strides of ``torch.channels_last`` is in the standard order already and is not copied.
+        """
+        axes, (c, h, w) = x.shape[:lead], self.plane
+        if not self.standard:
+            return x.reshape(*axes, c * h * w).index_select(-1, self.order).contiguous()
+        return x.reshape(*axes, c, h * w).transpose(-1, -2).reshape(*axes, c * h * w).contiguous()
+
+    def unpack(self, x: Tensor, shape: Shape) -> Tensor:
+        """``(n, entries)`` in the stored order to ``(n, *shape)``, where possible without a copy."""
+        c, h, w = self.plane
+        if self.standard:
+            return x.reshape(len(x), h * w, c).transpose(1, 2).reshape(len(x), *shape)
+        unpacked = torch.empty_like(x)
+        unpacked[:, self.order] = x
+        return unpacked.reshape(len(x), *shape)
 
 
 class Plan:
@@ -93,7 +114,9 @@ class Plan:
 
     def scaling(self, source: Stored, scale: Tensor | None, shift: Tensor | None) -> Stored:
         """``scale x + shift``, both flat over the entries, or None."""
-        packed = [None if side is None else source.pack(side.detach().to(self.dtype)) for side in (scale, shift)]
+        packed = [
+            None if side is None else source.pack(side.detach().to(self.dtype), lead=0) for side in (scale, shift)
+        ]
         node = self.native.scaling(source=source.node, scale=_address(packed[0]), shift=_address(packed[1]))
         return Stored(node, source.plane, source.order)
 
@@ -131,6 +154,7 @@ class Plan:
         start: Stored,
         *,
         rows: Tensor | None,
+        wanted: Tensor | None = None,
         sign: float,
         lines: Sequence[Tensor | None],
         both: bool,
@@ -144,6 +168,8 @@ class Plan:
 
         Args:
             rows: ``(n or 1, r, entries)`` in the stored order; None for all unit rows, in that order, times ``sign``.
+            wanted: ``(n, entries)`` in the stored order, true for the unit rows that are asked for; the bounds of the
+                others are infinite.
             lines: four tensors ``(n, entries)`` in the stored order for each step, None where there is none: lower
                 slope, lower offset, upper slope, upper offset.
             both: all lines are parallel; bound from above as well.
@@ -164,18 +190,28 @@ class Plan:
             given.append(("rows", rows, (n if len(rows) != 1 else 1, rows.shape[1], len(start.order))))
         for name, x, shape in given:
             self._check(name, x, shape)
-        positions = torch.arange(len(start.order)) if rows is None else None
-        count = len(start.order) if rows is None else rows.shape[1]
-        low = center.new_empty(n, count)
-        high = center.new_empty(n, count) if both else None
+        positions = offsets = None
+        bounds: Shape = (n, len(start.order) if rows is None else rows.shape[1])
+        if rows is None and wanted is None:
+            positions = torch.arange(len(start.order))
+        elif rows is None and wanted is not None:
+            if wanted.shape != bounds or wanted.dtype != torch.bool:
+                raise InvalidValue(
+                    "wanted", f"{wanted.dtype} of shape {tuple(wanted.shape)}", f"must be bool, {bounds}"
+                )
+            positions = wanted.nonzero()[:, 1].contiguous()
+            offsets = torch.cat([torch.zeros(1, dtype=torch.int64), wanted.sum(1).cumsum(0)])
+            bounds = (len(positions),)
+        low = center.new_empty(bounds)
+        high = center.new_empty(bounds) if both else None
         self.native.run(
             start=start.node,
             inputs=n,
-            rows=count,
+            rows=bounds[-1],
             coefficients=_address(rows),
             coefficient_batch=1 if rows is None else rows.shape[0],
             positions=_address(positions),
-            row_offsets=0,
+            row_offsets=_address(offsets),
             sign=sign,
             lines=[_address(line) for line in lines],
             both=both,
@@ -187,12 +223,19 @@ class Plan:
             threads=torch.get_num_threads() if threads is None else threads,
             isa=native.isa() if isa is None else isa,
         )
-        return low, high
+        if wanted is None or rows is not None:
+            return low, high
+        return _spread(low, wanted, -torch.inf), None if high is None else _spread(high, wanted, torch.inf)
 
     def _check(self, name: str, x: Tensor, shape: Shape) -> None:
         if x.dtype != self.dtype or x.device.type != "cpu" or tuple(x.shape) != shape or not x.is_contiguous():
             found = f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
             raise InvalidValue(name, found, f"must be contiguous, {self.dtype}, {shape}, on the CPU")
+
+
+def _spread(bounds: Tensor, wanted: Tensor, rest: float) -> Tensor:
+    """Bounds of the wanted entries, input by input, among all."""
+    return torch.full(wanted.shape, rest, dtype=bounds.dtype).masked_scatter_(wanted, bounds)
 
 
 def _address(x: Tensor | None) -> int:

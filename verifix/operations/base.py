@@ -92,6 +92,10 @@ class Nonlinear(Operation):
 
     roundings: int = 8  # building a chord or a tangent, and evaluating it
 
+    def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Where the operation is affine on ``[lower, upper]``, so that tighter bounds would give the same lines."""
+        return torch.zeros_like(lower, dtype=torch.bool)
+
     @abstractmethod
     def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
         """Lines that enclose the operation for every pre-activation in ``[lower, upper]``, ``(n, *input shape)``."""

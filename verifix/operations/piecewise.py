@@ -43,6 +43,9 @@ class TwoPiece(Nonlinear):
         straddles = (lowers[0] < 0) & (uppers[0] > 0)
         return torch.where(straddles, low.clamp(max=0), low), torch.where(straddles, high.clamp(min=0), high)
 
+    def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (upper <= 0) | (lower >= 0)
+
     def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
         if slopes == "constant":
             return Levels(*self.interval([lower], [upper]))
@@ -89,6 +92,9 @@ class Clip(Nonlinear):
 
     def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return self.forward(lowers[0]), self.forward(uppers[0])
+
+    def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (upper <= self.low) | (lower >= self.high) | ((lower >= self.low) & (upper <= self.high))
 
     def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
         if slopes == "constant":
