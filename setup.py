@@ -223,7 +223,13 @@ class BuildExtensions(build_ext):
 
 setup(
     ext_modules=[
-        extension("verifix._C", "csrc/cpu/*.cpp", "csrc/bindings/module_cpu.cpp", "csrc/bindings/plan.cpp"),
+        extension(
+            "verifix._C",
+            "csrc/cpu/*.cpp",
+            "csrc/bindings/module_cpu.cpp",
+            "csrc/bindings/plan.cpp",
+            "csrc/bindings/forward.cpp",
+        ),
         extension("verifix._C_cuda", "csrc/cuda/*.cu", "csrc/cuda/*.cpp", "csrc/bindings/module_cuda.cpp"),
     ],
     cmdclass={"build_ext": BuildExtensions},

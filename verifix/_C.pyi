@@ -16,14 +16,14 @@ def abs_median(
 def config() -> Config: ...
 
 class _Plan:
-    """A network as a flat list of steps for backward passes; addresses are of contiguous memory."""
+    """A network as a flat list of steps; addresses are of contiguous memory."""
 
     def __init__(self, input: tuple[int, int, int]) -> None: ...
     def dense(self, *, source: int, outputs: int, weight: int, bias: int) -> int: ...
     def convolution(
         self, *, source: int, output: tuple[int, int, int], geometry: list[int], weight: int, bias: int
     ) -> int: ...
-    def scaling(self, *, source: int, scale: int, shift: int) -> int: ...
+    def scaling(self, *, source: int, scale: int, shift: int, shift_size: int = 0) -> int: ...
     def sum(self, *, first: int, second: int, factor: float) -> int: ...
     def concatenation(self, *, sources: list[int]) -> int: ...
     def movement(self, *, source: int, output: tuple[int, int, int], index: int, fill: int) -> int: ...
@@ -45,6 +45,22 @@ class _Plan:
         radius: int,
         low: int,
         high: int,
+        threads: int,
+        isa: str,
+    ) -> None: ...
+    def forwards(self, *, node: int) -> bool: ...
+    def forward(
+        self,
+        *,
+        node: int,
+        inputs: int,
+        lowers: list[int],
+        uppers: list[int],
+        magnitudes: list[int],
+        lower: int,
+        upper: int,
+        magnitude: int,
+        quantum: float,
         threads: int,
         isa: str,
     ) -> None: ...

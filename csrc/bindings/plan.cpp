@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "forward.h"
 #include "verifix/backward.h"
 
 namespace py = pybind11;
@@ -47,8 +48,8 @@ void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int6
 
 template <class T>
 void bind_plan(py::module_& m, const char* name) {
-    py::class_<Plan<T>>(m, name, "A network as a flat list of steps, with its weights; see csrc/include/verifix/backward.h.")
-        .def(py::init([](const Shape3& input) { return Plan<T>(plan_shape(input)); }), py::arg("input"))
+    py::class_<Plan<T>> plan(m, name, "A network as a flat list of steps, with its weights; see csrc/include/verifix/backward.h.");
+    plan.def(py::init([](const Shape3& input) { return Plan<T>(plan_shape(input)); }), py::arg("input"))
         .def(
             "dense",
             [](Plan<T>& plan, int source, std::int64_t outputs, Address weight, Address bias) {
@@ -65,10 +66,10 @@ void bind_plan(py::module_& m, const char* name) {
             py::kw_only(), py::arg("source"), py::arg("output"), py::arg("geometry"), py::arg("weight"), py::arg("bias"))
         .def(
             "scaling",
-            [](Plan<T>& plan, int source, Address scale, Address shift) {
-                return plan.scaling(source, pointer<T>(scale), pointer<T>(shift));
+            [](Plan<T>& plan, int source, Address scale, Address shift, Address shift_size) {
+                return plan.scaling(source, pointer<T>(scale), pointer<T>(shift), pointer<T>(shift_size));
             },
-            py::kw_only(), py::arg("source"), py::arg("scale"), py::arg("shift"))
+            py::kw_only(), py::arg("source"), py::arg("scale"), py::arg("shift"), py::arg("shift_size") = Address(0))
         .def(
             "sum",
             [](Plan<T>& plan, int first, int second, double factor) {
@@ -87,6 +88,7 @@ void bind_plan(py::module_& m, const char* name) {
              py::arg("coefficient_batch"), py::arg("positions"), py::arg("row_offsets"), py::arg("sign"), py::arg("lines"), py::arg("both"),
              py::arg("hull"), py::arg("center"), py::arg("radius"), py::arg("low"), py::arg("high"), py::arg("threads"),
              py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+    bind_forward(plan);
 }
 
 }  // namespace

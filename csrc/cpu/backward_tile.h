@@ -27,6 +27,9 @@ struct Step {
     const T* scale;        // scaling: of each entry, or null; its shift is in bias, as is the fill of a movement
     T factor;              // sum: of the second source
     const int64_t* index;  // movement: the entry of the source that each entry of the output is, or -1
+    const T* bias_size;    // scaling: bounds the terms that the bias is the sum of; null: |bias| does
+    const T* panels;       // dense, convolution: the weights as forward passes read them (forward_tile.h); null: too wide
+    const T* panel_bias;   // the bias alike, with zeros for none
 };
 
 // h >= lower_slope z + lower_offset and <= upper_slope z + upper_offset, for each entry of one input; null is zero.

@@ -62,6 +62,32 @@ void Plan<T>::Parts::add_node(PlanShape shape) {
     this->all_entries.push_back({offset, channel});
 }
 
+// From [group][output][window entry]; see forward_tile.h.
+template <class T>
+void Plan<T>::Parts::keep_panels(Step<T>& step, const T* weight, std::int64_t groups, std::int64_t outputs, std::int64_t window) {
+    constexpr std::int64_t lanes = panel_bytes / sizeof(T);
+    const std::int64_t padded = (outputs + lanes - 1) / lanes * lanes;
+    const auto make = [this](std::int64_t count) {  // at the start of a cache line
+        numbers.emplace_back(new T[static_cast<std::size_t>(count + lanes)]());
+        const auto rest = reinterpret_cast<std::uintptr_t>(numbers.back().get()) % panel_bytes;
+        return numbers.back().get() + (rest == 0 ? 0 : (panel_bytes - rest) / sizeof(T));
+    };
+    T* const panels = make(groups * padded * window);
+    T* const bias = make(groups * padded);
+    for (std::int64_t group = 0; group < groups; ++group) {
+        for (std::int64_t first = 0; first < outputs; first += lanes) {
+            const std::int64_t row = group * outputs + first, count = std::min(lanes, outputs - first);
+            T* to = panels + (group * padded + first) * window;
+            for (std::int64_t entry = 0; entry < window; ++entry, to += lanes) {
+                for (std::int64_t lane = 0; lane < count; ++lane) to[lane] = weight[(row + lane) * window + entry];
+            }
+            if (step.bias != nullptr) std::copy_n(step.bias + row, count, bias + group * padded + first);
+        }
+    }
+    step.panels = panels;
+    step.panel_bias = bias;
+}
+
 template <class T>
 int Plan<T>::Parts::append(Step<T> step, const std::vector<int>& from, PlanShape shape) {
     check_shape(shape);
@@ -109,6 +135,7 @@ int Plan<T>::dense(int source, std::int64_t outputs, const T* weight, const T* b
     // a convolution with one window, which is all of the plane
     step.kernel_h = input.h, step.kernel_w = input.w;
     step.stride_h = step.stride_w = step.dilation_h = step.dilation_w = step.groups = 1;
+    parts_->keep_panels(step, weight, 1, outputs, input.entries());
     return parts_->append(step, {source}, {outputs, 1, 1});
 }
 
@@ -145,16 +172,19 @@ int Plan<T>::convolution(int source, PlanShape output, ConvolutionGeometry g, co
     step.padding_h = g.padding_h, step.padding_w = g.padding_w;
     step.dilation_h = g.dilation_h, step.dilation_w = g.dilation_w;
     step.groups = g.groups;
+    step.c = output.c, step.h = output.h, step.w = output.w;
+    if (windows_of(step, input).plane > 0) parts_->keep_panels(step, weight, g.groups, output.c / g.groups, window);
     return parts_->append(step, {source}, output);
 }
 
 template <class T>
-int Plan<T>::scaling(int source, const T* scale, const T* shift) {
+int Plan<T>::scaling(int source, const T* scale, const T* shift, const T* shift_size) {
     const PlanShape input = shape(source);
     Step<T> step{};
     step.kind = StepKind::scaling;
     step.scale = parts_->keep(scale, input.entries());
     step.bias = parts_->keep(shift, input.entries());
+    step.bias_size = parts_->keep(shift_size, input.entries());
     return parts_->append(step, {source}, input);
 }
 

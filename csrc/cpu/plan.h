@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backward_tile.h"
+#include "forward_tile.h"
 #include "verifix/backward.h"
 
 namespace verifix {
@@ -31,8 +32,14 @@ struct Plan<T>::Parts : Network<T> {
     const T* keep(const T* values, std::int64_t count);
     const T* keep_outputs_last(const T* values, std::int64_t groups, std::int64_t outputs, std::int64_t taps, std::int64_t inputs);
     void add_node(PlanShape shape);
+    void keep_panels(Step<T>& step, const T* weight, std::int64_t groups, std::int64_t outputs, std::int64_t window);
     int append(Step<T> step, const std::vector<int>& from, PlanShape shape);
 };
+
+// How a forward pass reads the source of a dense layer or a convolution, but for pointers and the block; with a plane of 0
+// where the padding is too large to hold.
+template <class T>
+ForwardWindows windows_of(const Step<T>& step, PlanShape source);
 
 // The windows of every node that rows inside one window of `start` reach; `reached` says which nodes they do.
 template <class T>

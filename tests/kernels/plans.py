@@ -164,11 +164,11 @@ def convolution_matrix(source: Plane, plane: Plane, geometry: list[int], weight:
     return matrix
 
 
-def draw_case(seed: int, count: int, dtype: Any, most: int = 400) -> Case:
+def draw_case(seed: int, count: int, dtype: Any, most: int = 400, kind: type[Case] = Case) -> Case:
     source = random.Random(seed)
     plane = source.choice(((1, 1, 1), (3, 1, 1), (2, 3, 4), (1, 4, 4), (9, 2, 2), (6, 1, 5), (17, 1, 1)))
     plan = (_C.PlanFloat32 if dtype == np.float32 else _C.PlanFloat64)(plane)
-    case = Case(dtype, plan, [plane], source, np.random.default_rng(seed))
+    case = kind(dtype, plan, [plane], source, np.random.default_rng(seed))
     for _ in range(count):
         case.grow()
         if entries(case.planes[-1]) > most:

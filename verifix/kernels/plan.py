@@ -1,4 +1,4 @@
-"""A network as a flat plan for native backward passes: weights packed, entries stored as (height, width, channel)."""
+"""A network as a flat plan for native passes: weights packed, entries stored as (height, width, channel)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from verifix.errors import InvalidValue
 from verifix.kernels import native
 
 Shape = tuple[int, ...]
+Interval = tuple[Tensor, Tensor]
 
 
 def available() -> bool:
@@ -40,11 +41,19 @@ def standard_order(shape: Shape) -> Tensor:
 
 @dataclass(frozen=True)
 class Stored:
-    """Where an activation is: the plan's node, the node's plane, and which entry each position holds."""
+    """Where an activation is: the plan's node, the node's plane, and which entry each position holds.
+
+    ``sources`` are those of its step, as the step reads them.
+    """
 
     node: int
     plane: tuple[int, int, int]
     order: Tensor
+    sources: tuple[Stored, ...] = ()
+
+    def is_standard(self, shape: Shape) -> bool:
+        """Whether an activation of this shape is stored as its own shape says: channels last."""
+        return self.plane == plane(shape) and self.standard
 
     @cached_property
     def standard(self) -> bool:
@@ -93,7 +102,7 @@ class Plan:
         packed, shift = source.pack(weight.detach().to(self.dtype)), self._numbers(bias)
         outputs = packed.shape[0]
         node = self.native.dense(source=source.node, outputs=outputs, weight=packed.data_ptr(), bias=_address(shift))
-        return Stored(node, (outputs, 1, 1), torch.arange(outputs))
+        return Stored(node, (outputs, 1, 1), torch.arange(outputs), (source,))
 
     def convolution(
         self, source: Stored, shape: Shape, weight: Tensor, bias: Tensor | None, geometry: Sequence[int]
@@ -110,24 +119,34 @@ class Plan:
             weight=packed.data_ptr(),
             bias=_address(shift),
         )
-        return Stored(node, plane(shape), standard_order(shape))
+        return Stored(node, plane(shape), standard_order(shape), (source,))
 
-    def scaling(self, source: Stored, scale: Tensor | None, shift: Tensor | None) -> Stored:
-        """``scale x + shift``, both flat over the entries, or None."""
-        packed = [
-            None if side is None else source.pack(side.detach().to(self.dtype), lead=0) for side in (scale, shift)
-        ]
-        node = self.native.scaling(source=source.node, scale=_address(packed[0]), shift=_address(packed[1]))
-        return Stored(node, source.plane, source.order)
+    def scaling(
+        self, source: Stored, scale: Tensor | None, shift: Tensor | None, shift_size: Tensor | None = None
+    ) -> Stored:
+        """``scale x + shift``, both flat over the entries, or None.
+
+        shift_size bounds the terms that a computed shift is the sum of, for magnitudes; default its absolute value.
+        """
+        sides = (scale, shift, shift_size)
+        packed = [None if side is None else source.pack(side.detach().to(self.dtype), lead=0) for side in sides]
+        node = self.native.scaling(
+            source=source.node,
+            scale=_address(packed[0]),
+            shift=_address(packed[1]),
+            shift_size=_address(packed[2]),
+        )
+        return Stored(node, source.plane, source.order, (source,))
 
     def sum(self, first: Stored, second: Stored, factor: float) -> Stored:
         """``first + factor second``, stored alike."""
-        return Stored(self.native.sum(first=first.node, second=second.node, factor=factor), first.plane, first.order)
+        node = self.native.sum(first=first.node, second=second.node, factor=factor)
+        return Stored(node, first.plane, first.order, (first, second))
 
     def concatenation(self, sources: Sequence[Stored], shape: Shape) -> Stored:
         """Standard planes side by side along the channels."""
         node = self.native.concatenation(sources=[source.node for source in sources])
-        return Stored(node, plane(shape), standard_order(shape))
+        return Stored(node, plane(shape), standard_order(shape), tuple(sources))
 
     def movement(self, source: Stored, shape: Shape, index: Tensor, fill: float) -> Stored:
         """Each output entry is the input entry of that flat index, or ``fill`` where it is -1."""
@@ -141,13 +160,13 @@ class Plan:
         node = self.native.movement(
             source=source.node, output=plane(shape), index=positions.data_ptr(), fill=_address(constants)
         )
-        return Stored(node, plane(shape), order)
+        return Stored(node, plane(shape), order, (source,))
 
     def lines(self, source: Stored) -> Stored:
         """An elementwise operation that each pass encloses between lines."""
         node = self.native.lines(source=source.node)
         self.line_sizes[node - 1] = len(source.order)
-        return Stored(node, source.plane, source.order)
+        return Stored(node, source.plane, source.order, (source,))
 
     def run(
         self,
@@ -226,6 +245,63 @@ class Plan:
         if wanted is None or rows is not None:
             return low, high
         return _spread(low, wanted, -torch.inf), None if high is None else _spread(high, wanted, torch.inf)
+
+    def forwards(self, node: Stored) -> bool:
+        """Whether :meth:`forward` takes the step of a node: not the input, nor lines, nor a convolution whose padding
+        is far larger than its plane."""
+        return bool(self.native.forwards(node=node.node))
+
+    def forward(
+        self,
+        node: Stored,
+        *,
+        intervals: Sequence[Interval] = (),
+        magnitudes: Sequence[Tensor] = (),
+        quantum: float = 0.0,
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[Tensor, ...]:
+        """One affine step forward: the lower and the upper bound of its output where intervals are given, and then the
+        magnitude where magnitudes are; all ``(n, entries)`` in the stored order.
+
+        The interval is that of :meth:`verifix.operations.base.Affine.interval`; the magnitude is
+        ``(|W| M + size of b) + quantum``. Every entry is a sum of rounded products in one fixed order.
+
+        Args:
+            intervals: lower and upper bounds of each of ``node.sources``, ``(n, entries)`` in the stored order.
+            magnitudes: likewise the magnitudes of each.
+            threads, isa: as for :meth:`run`; neither changes a bit of the result.
+
+        Raises:
+            InvalidValue: a tensor of another dtype or size than the plan's, or that is not contiguous.
+        """
+        lowers, uppers = ([side[i] for side in intervals] for i in (0, 1))
+        n = len((*lowers, *magnitudes)[0]) if intervals or magnitudes else 0
+        for name, sides in (("intervals", lowers), ("intervals", uppers), ("magnitudes", magnitudes)):
+            if len(sides) not in (0, len(node.sources)):
+                raise InvalidValue(
+                    name, f"{len(sides)} of them", f"one for each source of the step: {len(node.sources)}"
+                )
+            for x, source in zip(sides, node.sources, strict=False):
+                self._check(name, x, (n, len(source.order)))
+        count = (2 if intervals else 0) + (1 if magnitudes else 0)
+        results = tuple(torch.empty(n, len(node.order), dtype=self.dtype) for _ in range(count))
+        addresses = [x.data_ptr() for x in results]
+        lower, upper = addresses[:2] if intervals else (0, 0)
+        self.native.forward(
+            node=node.node,
+            inputs=n,
+            lowers=[x.data_ptr() for x in lowers],
+            uppers=[x.data_ptr() for x in uppers],
+            magnitudes=[x.data_ptr() for x in magnitudes],
+            lower=lower,
+            upper=upper,
+            magnitude=addresses[-1] if magnitudes else 0,
+            quantum=quantum,
+            threads=torch.get_num_threads() if threads is None else threads,
+            isa=native.isa() if isa is None else isa,
+        )
+        return results
 
     def _check(self, name: str, x: Tensor, shape: Shape) -> None:
         if x.dtype != self.dtype or x.device.type != "cpu" or tuple(x.shape) != shape or not x.is_contiguous():

@@ -42,6 +42,9 @@ struct BackwardRequest {
 };
 
 template <class T>
+struct ForwardRequest;  // forward.h
+
+template <class T>
 class Plan {
 public:
     explicit Plan(PlanShape input);
@@ -52,7 +55,8 @@ public:
     // All throw std::invalid_argument where a source or a size does not fit.
     int dense(int source, std::int64_t outputs, const T* weight, const T* bias);
     int convolution(int source, PlanShape output, ConvolutionGeometry geometry, const T* weight, const T* bias);
-    int scaling(int source, const T* scale, const T* shift);
+    // shift_size: bounds the terms that a computed shift is the sum of; null: the shift is given, not computed
+    int scaling(int source, const T* scale, const T* shift, const T* shift_size = nullptr);
     int sum(int first, int second, T factor);
     int concatenation(const std::vector<int>& sources);
     int movement(int source, PlanShape output, const std::int64_t* index, const T* fill);
@@ -63,6 +67,12 @@ public:
 
     // Throws std::invalid_argument for a request that does not fit the plan, std::bad_alloc.
     void run(const BackwardRequest<T>& request, int threads, Isa isa) const;
+
+    // Whether `forward` takes the step of a node: not the input, not lines, no padding far beyond the plane.
+    bool forwards(int node) const;
+
+    // Throws as `run` does.
+    void forward(const ForwardRequest<T>& request, int threads, Isa isa) const;
 
 private:
     struct Parts;
