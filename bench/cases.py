@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import verifix as vx
 from bench.operations import exact_multiply_adds
 from verifix import zoo
-from verifix.bounds import NAMED, Engine
+from verifix.bounds import Engine, parse_method
 from verifix.bounds.backward import backward
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.certify import Margins
@@ -61,7 +61,7 @@ class Case:
         return self.x[first : first + size], self.y[first : first + size]
 
     def engine(self, x: Tensor, method: str, *, native: bool = True, rounding: bool = True) -> Engine:
-        return Engine(self.graph, self.ball.around(x), NAMED[method], native=native, rounding=rounding)
+        return Engine(self.graph, self.ball.around(x), parse_method(method)[0], native=native, rounding=rounding)
 
     def rows(self, x: Tensor, y: Tensor) -> Tensor:
         return Margins(y, self.graph.shape[0]).rows(slice(None), x)

@@ -29,6 +29,9 @@ def test_cap_against_convex_adversarial(benchmark: BenchmarkFixture, name: str, 
     def native(index: int) -> Tensor:
         return case.margins(*case.batch(index, batch), "cap")
 
+    def filtered(index: int) -> Tensor:
+        return case.margins(*case.batch(index, batch), "filtered:same")
+
     def certify(index: int) -> object:
         return vx.certify(case.graph, *case.batch(index, batch), case.ball, "cap")
 
@@ -40,15 +43,21 @@ def test_cap_against_convex_adversarial(benchmark: BenchmarkFixture, name: str, 
         theirs = convex_adversarial_margins(case.model, x, y, case.eps)
         errors = {
             "verifix": case.verify("cap"),
+            "verifix, filtered": case.verify("filtered:same"),
             "convex_adversarial": {"error": error_of(theirs, case.oracle(x, y, "cap"))},
         }
-        flops = dict.fromkeys(("verifix", "verifix.certify", "convex_adversarial"), case.flops)
+        flops = dict.fromkeys(("verifix", "verifix.certify", "verifix, filtered", "convex_adversarial"), case.flops)
         facts = {"table": "cap against convex_adversarial", "name": case.name, "method": "cap", "errors": errors}
         facts["peak_mbytes"] = {
             side: in_new_process(name, side, inputs=1000 if side == "verifix" else batch, batch=batch)
             for side in ("verifix", "convex_adversarial")
         }
-        sides = {"verifix": native, "verifix.certify": certify, "convex_adversarial": peer}
+        sides = {
+            "verifix": native,
+            "verifix.certify": certify,
+            "verifix, filtered": filtered,
+            "convex_adversarial": peer,
+        }
         compare(benchmark, sides, case=facts, per=batch, count=rounds(1000 // batch, 5), flops=flops)
 
 

@@ -37,6 +37,7 @@ class _Plan:
         coefficients: int,
         coefficient_batch: int,
         positions: int,
+        row_offsets: int,
         sign: float,
         lines: list[int],
         both: bool,
@@ -45,6 +46,7 @@ class _Plan:
         radius: int,
         low: int,
         high: int,
+        memory: int,
         threads: int,
         isa: str,
     ) -> None: ...

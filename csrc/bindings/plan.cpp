@@ -26,7 +26,7 @@ const T* pointer(Address address) {
 template <class T>
 void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int64_t rows, Address coefficients,
          std::int64_t coefficient_batch, Address positions, Address row_offsets, double sign, const std::vector<Address>& lines, bool both, int hull,
-         Address center, Address radius, Address low, Address high, int threads, const std::string& isa) {
+         Address center, Address radius, Address low, Address high, std::int64_t memory, int threads, const std::string& isa) {
     BackwardRequest<T> request;
     request.start = start;
     request.inputs = inputs;
@@ -43,7 +43,7 @@ void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int6
     request.radius = pointer<T>(radius);
     request.low = reinterpret_cast<T*>(low);
     request.high = reinterpret_cast<T*>(high);
-    plan.run(request, threads, isa_named(isa));
+    plan.run(request, memory, threads, isa_named(isa));
 }
 
 template <class T>
@@ -86,7 +86,7 @@ void bind_plan(py::module_& m, const char* name) {
         .def("lines", &Plan<T>::lines, py::kw_only(), py::arg("source"))
         .def("run", &run<T>, py::kw_only(), py::arg("start"), py::arg("inputs"), py::arg("rows"), py::arg("coefficients"),
              py::arg("coefficient_batch"), py::arg("positions"), py::arg("row_offsets"), py::arg("sign"), py::arg("lines"), py::arg("both"),
-             py::arg("hull"), py::arg("center"), py::arg("radius"), py::arg("low"), py::arg("high"), py::arg("threads"),
+             py::arg("hull"), py::arg("center"), py::arg("radius"), py::arg("low"), py::arg("high"), py::arg("memory"), py::arg("threads"),
              py::arg("isa"), py::call_guard<py::gil_scoped_release>());
     bind_forward(plan);
 }

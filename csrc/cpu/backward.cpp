@@ -91,12 +91,13 @@ class Groups {
 public:
     std::vector<Group> all;
 
-    Groups(const BackwardRequest<T>& request, const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes)
-        : request_(request), steps_(steps), shapes_(shapes), shape_(shapes[static_cast<std::size_t>(request.start)]) {
+    Groups(const BackwardRequest<T>& request, const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes,
+           std::int64_t most)
+        : request_(request), steps_(steps), shapes_(shapes), shape_(shapes[static_cast<std::size_t>(request.start)]), most_(most) {
         if (request.coefficients != nullptr) {
             const Window whole{0, static_cast<std::int32_t>(shape_.h), 0, static_cast<std::int32_t>(shape_.w)};
             for (std::int64_t row = 0; row < request.rows;) {
-                const std::int64_t bundles = request.rows - row > lanes_of_bundle<T> ? most_bundles : 1;
+                const std::int64_t bundles = request.rows - row > lanes_of_bundle<T> ? most_ : 1;
                 const std::int64_t count = std::min(bundles * lanes_of_bundle<T>, request.rows - row);
                 all.push_back({-1, row, count, bundles, windows(whole), false, false});
                 row += count;
@@ -110,6 +111,20 @@ public:
         }
     }
 
+    // The bytes of all coefficients of the tile that needs most of them, but for those that lines do not need.
+    std::int64_t most_bytes() const {
+        std::int64_t most = 0;
+        for (const auto& [start, windows] : windows_) {
+            std::int64_t entries = 0;
+            for (std::size_t node = 0; node < windows.size(); ++node) {
+                const Window& window = windows[node];
+                entries += static_cast<std::int64_t>(window.h1 - window.h0) * (window.w1 - window.w0) * shapes_[node].c;
+            }
+            most = std::max(most, entries);
+        }
+        return most * most_ * bundle_bytes;
+    }
+
 private:
     // Unit vectors of one position reach the same window, and neighbours almost the same: they share a tile.
     void cut(std::int64_t input, std::int64_t row, std::int64_t end) {
@@ -118,12 +133,12 @@ private:
         while (row < end) {
             const std::int64_t plane = positions[row] / shape_.c, h = plane / shape_.w;
             std::int64_t count = 1;
-            while (row + count < end && count < most_bundles * lanes && positions[row + count] / shape_.c == plane) ++count;
+            while (row + count < end && count < most_ * lanes && positions[row + count] / shape_.c == plane) ++count;
             const bool one_position = 4 * count >= lanes || row + count == end;
             if (!one_position) {
                 while (row + count < end && count < lanes && positions[row + count] / shape_.c / shape_.w == h) ++count;
             }
-            const std::int64_t bundles = count > lanes ? most_bundles : 1;
+            const std::int64_t bundles = count > lanes ? most_ : 1;
             const std::int64_t last = positions[row + count - 1];
             const auto w = static_cast<std::int32_t>(plane % shape_.w);
             const Window window{static_cast<std::int32_t>(h), static_cast<std::int32_t>(h + 1), w,
@@ -149,6 +164,7 @@ private:
     const std::vector<Step<T>>& steps_;
     const std::vector<PlanShape>& shapes_;
     PlanShape shape_;
+    std::int64_t most_;  // bundles of a tile
     std::map<std::array<std::int32_t, 3>, std::vector<Window>> windows_;
 };
 
@@ -363,15 +379,19 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
 }  // namespace
 
 template <class T>
-void Plan<T>::run(const BackwardRequest<T>& request, int threads, Isa isa) const {
+void Plan<T>::run(const BackwardRequest<T>& request, std::int64_t memory, int threads, Isa isa) const {
     check(request, parts_->shapes, parts_->steps, threads);
     if (!isa_supported(isa)) throw std::invalid_argument(std::string("backward pass: this processor lacks ") + isa_name(isa));
     if (request.inputs * request.rows == 0) return;
 
     const Route<T> route(parts_->steps, request.start, request.coefficients == nullptr);
-    const Groups<T> groups(request, parts_->steps, parts_->shapes);
+    std::unique_ptr<Groups<T>> groups(new Groups<T>(request, parts_->steps, parts_->shapes, most_bundles));
+    if (groups->most_bytes() * threads > memory) {
+        groups.reset(new Groups<T>(request, parts_->steps, parts_->shapes, 1));
+        threads = static_cast<int>(std::clamp<std::int64_t>(memory / std::max<std::int64_t>(groups->most_bytes(), 1), 1, threads));
+    }
     const bool shared = request.row_offsets == nullptr;
-    const auto count = static_cast<std::int64_t>(groups.all.size());
+    const auto count = static_cast<std::int64_t>(groups->all.size());
     std::atomic<bool> out_of_memory{false};
 
     parallel_ranges(shared ? request.inputs * count : count, threads, [&](std::int64_t first, std::int64_t last) {
@@ -379,7 +399,7 @@ void Plan<T>::run(const BackwardRequest<T>& request, int threads, Isa isa) const
         try {
             Worker<T> worker(request, *parts_, route);
             for (std::int64_t task = first; task < last; ++task) {
-                const Group& group = groups.all[static_cast<std::size_t>(shared ? task % count : task)];
+                const Group& group = groups->all[static_cast<std::size_t>(shared ? task % count : task)];
                 const std::int64_t input = shared ? task / count : group.input;
                 worker.take(input);
                 worker.run(group, low, high, isa);
@@ -394,7 +414,7 @@ void Plan<T>::run(const BackwardRequest<T>& request, int threads, Isa isa) const
     if (out_of_memory) throw std::bad_alloc();
 }
 
-template void Plan<float>::run(const BackwardRequest<float>&, int, Isa) const;
-template void Plan<double>::run(const BackwardRequest<double>&, int, Isa) const;
+template void Plan<float>::run(const BackwardRequest<float>&, std::int64_t, int, Isa) const;
+template void Plan<double>::run(const BackwardRequest<double>&, std::int64_t, int, Isa) const;
 
 }  // namespace verifix

@@ -251,7 +251,7 @@ def four_lines(case: Case, inputs: int, size: int, parallel: bool) -> list[Array
     return [first, lower_offset, first.copy() if parallel else second, upper_offset]
 
 
-def run(case: Case, request: Request, threads: int, isa: str) -> tuple[Array, Array | None]:
+def run(case: Case, request: Request, threads: int, isa: str, memory: int = 1 << 40) -> tuple[Array, Array | None]:
     shape = (request.inputs, request.rows) if request.row_offsets is None else (request.rows,)
     low = np.full(shape, 7, case.dtype)
     high = np.full_like(low, -7) if request.both else None
@@ -262,7 +262,7 @@ def run(case: Case, request: Request, threads: int, isa: str) -> tuple[Array, Ar
         row_offsets=address(request.row_offsets), sign=request.sign,
         lines=[address(line) for four in request.lines for line in four], both=request.both,
         hull=request.hull, center=address(request.center), radius=address(request.radius), low=address(low),
-        high=address(high), threads=threads, isa=isa,
+        high=address(high), memory=memory, threads=threads, isa=isa,
     )  # fmt: skip
     return low, high
 

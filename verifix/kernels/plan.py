@@ -180,6 +180,7 @@ class Plan:
         hull: int,
         center: Tensor,
         radius: Tensor,
+        memory: int = 1 << 62,
         threads: int | None = None,
         isa: str | None = None,
     ) -> tuple[Tensor, Tensor | None]:
@@ -194,7 +195,8 @@ class Plan:
             both: all lines are parallel; bound from above as well.
             hull: 0 for ``center +- radius``; 1 and 2 for the l2 and l1 ball with radii per entry.
             center, radius: ``(n, entries)`` of the input in the stored order.
-            threads, isa: default torch's number of threads, and :func:`verifix.kernels.native.isa`; neither changes a
+            memory: bytes for coefficients; fewer threads and fewer rows at once keep to it, where one of each can.
+            threads, isa: default torch's number of threads, and :func:`verifix.kernels.native.isa`; none changes a
                 bit of the result.
 
         Raises:
@@ -239,6 +241,7 @@ class Plan:
             radius=radius.data_ptr(),
             low=low.data_ptr(),
             high=_address(high),
+            memory=memory,
             threads=torch.get_num_threads() if threads is None else threads,
             isa=native.isa() if isa is None else isa,
         )

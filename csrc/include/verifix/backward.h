@@ -65,8 +65,10 @@ public:
     PlanShape shape(int node) const;
     int nodes() const;
 
-    // Throws std::invalid_argument for a request that does not fit the plan, std::bad_alloc.
-    void run(const BackwardRequest<T>& request, int threads, Isa isa) const;
+    // Works with fewer threads and fewer rows at once where coefficients would need more than `memory` bytes; at the least
+    // with one thread and one bundle of rows. Throws std::invalid_argument for a request that does not fit the plan,
+    // std::bad_alloc.
+    void run(const BackwardRequest<T>& request, std::int64_t memory, int threads, Isa isa) const;
 
     // Whether `forward` takes the step of a node: not the input, not lines, no padding far beyond the plane.
     bool forwards(int node) const;
