@@ -83,10 +83,11 @@ def plain_arithmetic() -> Iterator[None]:
 
 def lower_bound(computed: Tensor, error: Tensor | float = 0.0) -> Tensor:
     """A computed lower bound less its error; NaN where it is +inf, which no network reaches: something overflowed."""
-    bound = computed - error
-    return bound.masked_fill(bound == math.inf, math.nan)
+    bound = computed if isinstance(error, float) and error == 0.0 else computed - error
+    return bound.nan_to_num(math.nan, math.nan, -math.inf)  # one sweep
 
 
 def upper_bound(computed: Tensor, error: Tensor | float = 0.0) -> Tensor:
     """A computed upper bound plus its error; NaN where it is -inf."""
-    return -lower_bound(-computed, error)
+    bound = computed if isinstance(error, float) and error == 0.0 else computed + error
+    return bound.nan_to_num(math.nan, math.inf, math.nan)

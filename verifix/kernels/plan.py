@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -33,8 +33,12 @@ def plane(shape: Shape) -> tuple[int, int, int]:
     return (shape[0], 1, shape[1]) if len(shape) == 2 else (shape[0], shape[1], shape[2])
 
 
+@lru_cache(maxsize=256)
 def standard_order(shape: Shape) -> Tensor:
-    """For each stored position the flat index of the entry: ``(c, h, w)`` is stored as ``(h, w, c)``."""
+    """For each stored position the flat index of the entry: ``(c, h, w)`` is stored as ``(h, w, c)``.
+
+    The same tensor at each call, which nobody writes to.
+    """
     c, h, w = plane(shape)
     return torch.arange(c * h * w).reshape(c, h * w).T.flatten()
 
@@ -102,7 +106,7 @@ class Plan:
         packed, shift = source.pack(weight.detach().to(self.dtype)), self._numbers(bias)
         outputs = packed.shape[0]
         node = self.native.dense(source=source.node, outputs=outputs, weight=packed.data_ptr(), bias=_address(shift))
-        return Stored(node, (outputs, 1, 1), torch.arange(outputs), (source,))
+        return Stored(node, (outputs, 1, 1), standard_order((outputs,)), (source,))
 
     def convolution(
         self, source: Stored, shape: Shape, weight: Tensor, bias: Tensor | None, geometry: Sequence[int]
