@@ -26,8 +26,19 @@ class _Plan:
     def scaling(self, *, source: int, scale: int, shift: int, shift_size: int = 0) -> int: ...
     def sum(self, *, first: int, second: int, factor: float) -> int: ...
     def concatenation(self, *, sources: list[int]) -> int: ...
-    def movement(self, *, source: int, output: tuple[int, int, int], index: int, fill: int) -> int: ...
+    def sparse(
+        self,
+        *,
+        source: int,
+        output: tuple[int, int, int],
+        count: int,
+        offsets: int,
+        index: int,
+        weight: int,
+        constant: int,
+    ) -> int: ...
     def lines(self, *, source: int) -> int: ...
+    def planes(self, *, source: int, output: tuple[int, int, int], count: int, offsets: int, index: int) -> int: ...
     def run(
         self,
         *,
@@ -44,6 +55,7 @@ class _Plan:
         hull: int,
         center: int,
         radius: int,
+        forms: int = 0,
         low: int,
         high: int,
         memory: int,

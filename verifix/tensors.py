@@ -1,9 +1,19 @@
-"""Contractions between coefficient rows and activations, shared by every layer above."""
+"""Contractions between coefficient rows and activations, and matrices by their entries; shared by every layer above."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Entries(NamedTuple):
+    """A matrix by its entries that are not zero: ``weights[k]`` in row ``outputs[k]`` and column ``inputs[k]``."""
+
+    outputs: Tensor
+    inputs: Tensor
+    weights: Tensor
 
 
 def contract(rows: Tensor, x: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ const T* pointer(Address address) {
 template <class T>
 void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int64_t rows, Address coefficients,
          std::int64_t coefficient_batch, Address positions, Address row_offsets, double sign, const std::vector<Address>& lines, bool both, int hull,
-         Address center, Address radius, Address low, Address high, std::int64_t memory, int threads, const std::string& isa) {
+         Address center, Address radius, Address forms, Address low, Address high, std::int64_t memory, int threads,
+         const std::string& isa) {
     BackwardRequest<T> request;
     request.start = start;
     request.inputs = inputs;
@@ -41,6 +42,7 @@ void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int6
     request.hull = hull;
     request.center = pointer<T>(center);
     request.radius = pointer<T>(radius);
+    request.forms = reinterpret_cast<T*>(forms);
     request.low = reinterpret_cast<T*>(low);
     request.high = reinterpret_cast<T*>(high);
     plan.run(request, memory, threads, isa_named(isa));
@@ -78,16 +80,26 @@ void bind_plan(py::module_& m, const char* name) {
             py::kw_only(), py::arg("first"), py::arg("second"), py::arg("factor"))
         .def("concatenation", &Plan<T>::concatenation, py::kw_only(), py::arg("sources"))
         .def(
-            "movement",
-            [](Plan<T>& plan, int source, const Shape3& output, Address index, Address fill) {
-                return plan.movement(source, plan_shape(output), pointer<std::int64_t>(index), pointer<T>(fill));
+            "sparse",
+            [](Plan<T>& plan, int source, const Shape3& output, std::int64_t count, Address offsets, Address index,
+               Address weight, Address constant) {
+                return plan.sparse(source, plan_shape(output), count, pointer<std::int64_t>(offsets),
+                                   pointer<std::int64_t>(index), pointer<T>(weight), pointer<T>(constant));
             },
-            py::kw_only(), py::arg("source"), py::arg("output"), py::arg("index"), py::arg("fill"))
+            py::kw_only(), py::arg("source"), py::arg("output"), py::arg("count"), py::arg("offsets"), py::arg("index"),
+            py::arg("weight"), py::arg("constant"))
         .def("lines", &Plan<T>::lines, py::kw_only(), py::arg("source"))
+        .def(
+            "planes",
+            [](Plan<T>& plan, int source, const Shape3& output, std::int64_t count, Address offsets, Address index) {
+                return plan.planes(source, plan_shape(output), count, pointer<std::int64_t>(offsets),
+                                   pointer<std::int64_t>(index));
+            },
+            py::kw_only(), py::arg("source"), py::arg("output"), py::arg("count"), py::arg("offsets"), py::arg("index"))
         .def("run", &run<T>, py::kw_only(), py::arg("start"), py::arg("inputs"), py::arg("rows"), py::arg("coefficients"),
              py::arg("coefficient_batch"), py::arg("positions"), py::arg("row_offsets"), py::arg("sign"), py::arg("lines"), py::arg("both"),
-             py::arg("hull"), py::arg("center"), py::arg("radius"), py::arg("low"), py::arg("high"), py::arg("memory"), py::arg("threads"),
-             py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+             py::arg("hull"), py::arg("center"), py::arg("radius"), py::arg("forms") = 0, py::arg("low"), py::arg("high"),
+             py::arg("memory"), py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
     bind_forward(plan);
 }
 

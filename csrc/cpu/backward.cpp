@@ -197,10 +197,15 @@ public:
         if (input == input_) return;
         input_ = input;
         for (std::size_t step = 0; step < network_.steps.size(); ++step) {
-            const std::int64_t skip = input * network_.shapes[step + 1].entries();
+            const Step<T>& of = network_.steps[step];
+            const std::int64_t entries = network_.shapes[step + 1].entries();
+            const std::int64_t slopes = of.kind == StepKind::planes ? of.offsets[entries] : entries;
             const T* const* pointers = request_.lines.data() + 4 * step;
-            const auto move = [skip](const T* pointer) { return pointer == nullptr ? nullptr : pointer + skip; };
-            lines_[step] = {move(pointers[0]), move(pointers[1]), move(pointers[2]), move(pointers[3])};
+            const auto move = [input](const T* pointer, std::int64_t size) {
+                return pointer == nullptr ? nullptr : pointer + input * size;
+            };
+            lines_[step] = {move(pointers[0], slopes), move(pointers[1], entries), move(pointers[2], slopes),
+                            move(pointers[3], entries)};
             if (!own_[step + 1].empty() && static_cast<std::int32_t>(step + 1) != request_.start) list_needed(step);
         }
     }
@@ -229,11 +234,31 @@ public:
                            group.count,
                            request_.both,
                            static_cast<Hull>(request_.hull),
-                           request_.center + input_ * entries,
-                           request_.radius + input_ * entries,
+                           without_set() ? nullptr : request_.center + input_ * entries,
+                           without_set() ? nullptr : request_.radius + input_ * entries,
                            low,
                            high};
         run_tile(tile, group.bundles, isa);
+    }
+
+    bool without_set() const { return request_.hull == static_cast<int>(Hull::none); }
+
+    // The coefficients of the input that the last run left, one row after the other; zero where rows do not get to.
+    void write_forms(const Group& group, T* forms) const {
+        const PlanShape shape = network_.shapes[0];
+        const Window& window = (*group.windows)[0];
+        const std::int64_t entries = shape.entries(), lanes = group.bundles * lanes_of_bundle<T>;
+        std::fill_n(forms, group.count * entries, T(0));
+        if (!route_.reached[0]) return;
+        for (std::int64_t h = window.h0; h < window.h1; ++h) {
+            const T* rows = static_cast<const T*>(memory_.get()) + shifts_[0][h - window.h0] * lanes;
+            for (std::int64_t p = h * shape.w + window.w0; p < h * shape.w + window.w1; ++p) {
+                for (std::int64_t k = entries_[0].offset[p]; k < entries_[0].offset[p + 1]; ++k) {
+                    T* const of_entry = forms + p * shape.c + entries_[0].channel[k];
+                    for (std::int64_t lane = 0; lane < group.count; ++lane) of_entry[lane * entries] = rows[k * lanes + lane];
+                }
+            }
+        }
     }
 
 private:
@@ -333,9 +358,13 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
     if (threads < 1) refuse("threads = " + std::to_string(threads) + ": must be >= 1");
     if (request.inputs < 0 || request.rows < 0) refuse("negative number of inputs or rows");
     if (request.coefficient_batch != 1 && request.coefficient_batch != request.inputs) refuse("coefficients for some inputs only");
-    if (request.hull < 0 || request.hull > 2) refuse("hull = " + std::to_string(request.hull) + ": must be 0, 1 or 2");
+    if (request.hull < 0 || request.hull > 3) refuse("hull = " + std::to_string(request.hull) + ": must be 0, 1, 2 or 3");
     std::int64_t results = 0;
     if (__builtin_mul_overflow(request.inputs, request.rows, &results)) refuse("more than 2^63 - 1 bounds");
+    const bool without_set = request.hull == static_cast<int>(Hull::none);
+    if (without_set && __builtin_mul_overflow(results, shapes[0].entries(), &results)) {
+        refuse("more than 2^63 - 1 coefficients");
+    }
     if (results == 0) return;
     const std::int64_t entries = shapes[static_cast<std::size_t>(request.start)].entries();
     if (request.coefficients == nullptr) {
@@ -359,7 +388,8 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
     } else if (request.row_offsets != nullptr) {
         refuse("row offsets are for unit rows");
     }
-    if (request.center == nullptr || request.radius == nullptr || request.low == nullptr || (request.both && request.high == nullptr)) {
+    if ((without_set ? request.forms == nullptr : request.center == nullptr || request.radius == nullptr) ||
+        request.low == nullptr || (request.both && request.high == nullptr)) {
         refuse("a null pointer");
     }
     if (request.lines.size() != 4 * steps.size()) refuse("lines must be four pointers for each step");
@@ -370,7 +400,8 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
         if (!reached[static_cast<std::size_t>(node)]) continue;
         const auto step = static_cast<std::size_t>(node - 1);
         for (std::int32_t s = 0; s < steps[step].source_count; ++s) reached[static_cast<std::size_t>(steps[step].sources[s])] = 1;
-        if (steps[step].kind == StepKind::lines && (request.lines[4 * step] == nullptr || request.lines[4 * step + 2] == nullptr)) {
+        const bool nonlinear = steps[step].kind == StepKind::lines || steps[step].kind == StepKind::planes;
+        if (nonlinear && (request.lines[4 * step] == nullptr || request.lines[4 * step + 2] == nullptr)) {
             refuse("step " + std::to_string(node) + " has no slopes");
         }
     }
@@ -406,6 +437,7 @@ void Plan<T>::run(const BackwardRequest<T>& request, std::int64_t memory, int th
                 const std::int64_t at = (shared ? input * request.rows : 0) + group.first;
                 std::copy_n(low, group.count, request.low + at);
                 if (request.both) std::copy_n(high, group.count, request.high + at);
+                if (worker.without_set()) worker.write_forms(group, request.forms + at * parts_->shapes[0].entries());
             }
         } catch (const std::bad_alloc&) {
             out_of_memory = true;

@@ -331,10 +331,10 @@ struct Pass {
         }
     }
 
-    // A bias is per channel for convolutions and dense layers, and per entry for scalings and movements.
+    // A bias is per channel for convolutions and dense layers, and per entry for scalings and sparse steps.
     void bias(const Step<T>& step, int32_t node) {
         if (step.bias == nullptr) return;
-        const bool per_entry = step.kind == StepKind::scaling || step.kind == StepKind::movement;
+        const bool per_entry = step.kind == StepKind::scaling || step.kind == StepKind::sparse;
         Bundle sum;
         memset(&sum, 0, sizeof sum);
         const auto shifts = [&](int64_t h, int64_t w) { return per_entry ? step.bias + (h * step.w + w) * step.c : step.bias; };
@@ -420,27 +420,55 @@ struct Pass {
         }
     }
 
-    // The source's window is all of it.
-    void movement(const Step<T>& step, int32_t node) {
+    // ---- steps that read any entries ----
+
+    // For each needed entry of the source, calls body(coefficients of an entry of `node` that uses it, sum, number of the
+    // place) in the order of the entries that do, and adds the sum to its coefficients.
+    template <class Body>
+    void sum_uses(const Step<T>& step, int32_t node, const Body& body) const {
         const int32_t source = step.sources[0];
-        const int64_t channels = tile.channels[source], width = tile.widths[source];
-        if (fresh(step, node, 0)) {
-            for_each_position(source, [&](int64_t h, int64_t w) {
-                for_each_listed(source, h, w, [&](Vector* rows, int64_t) { memset(rows, 0, sizeof(Bundle)); });
-            });
-        }
-        for_each_position(node, [&](int64_t h, int64_t w) {
-            for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
-                const int64_t from = step.index[(h * step.w + w) * step.c + c];
-                if (from < 0) return;
-                const int64_t from_h = from / channels / width;
-                const int64_t k = find(source, from_h, from / channels % width, from % channels);
-                if (k < 0) return;
-                Vector* target = at(source, from_h, k);
-                for (int64_t v = 0; v < vectors; ++v) target[v] += rows[v];
+        const bool first = fresh(step, node, 0);
+        const Window& from = tile.windows[node];
+        for_each_position(source, [&](int64_t h, int64_t w) {
+            const int64_t* first_use = step.first_use + (h * tile.widths[source] + w) * tile.channels[source];
+            for_each_listed(source, h, w, [&](Vector* target, int64_t c) {
+                Bundle sum;
+                if (first) {
+                    memset(&sum, 0, sizeof sum);
+                } else {
+                    memcpy(&sum, target, sizeof sum);
+                }
+                for (int64_t u = first_use[c]; u < first_use[c + 1]; ++u) {
+                    const Use use = step.uses[u];
+                    const int64_t column = use.position - use.row * step.w;
+                    if (use.row < from.h0 || use.row >= from.h1 || column < from.w0 || column >= from.w1) continue;
+                    const int64_t k = find(node, use.row, column, use.channel);
+                    if (k >= 0) body(at(node, use.row, k), sum, use.place);
+                }
+                memcpy(target, &sum, sizeof sum);
             });
         });
+    }
+
+    void sparse(const Step<T>& step, int32_t node) {
+        sum_uses(step, node, [&](const Vector* rows, Bundle& sum, int64_t place) {
+            const T weight = step.weight[place];
+            for (int64_t v = 0; v < vectors; ++v) sum.part[v] += weight * rows[v];
+        });
         bias(step, node);
+    }
+
+    void planes(const Step<T>& step, int32_t node) {
+        const LinesOfInput<T>& line = tile.lines[node - 1];
+        sum_uses(step, node, [&](const Vector* rows, Bundle& sum, int64_t place) {
+            const T slope_p = line.lower_slope[place], slope_n = line.upper_slope[place];
+            if (slope_p == T(0) && slope_n == T(0)) return;
+            for (int64_t v = 0; v < vectors; ++v) {
+                const Vector a = rows[v], positive = positive_part(a), negative = a - positive;
+                sum.part[v] += slope_p * positive + slope_n * negative;
+            }
+        });
+        add_offsets(step, node);
     }
 
     void lines(const Step<T>& step, int32_t node) {
@@ -461,6 +489,12 @@ struct Pass {
                 target[v] = first ? pulled : target[v] + pulled;
             }
         });
+        add_offsets(step, node);
+    }
+
+    // The constants of lines and planes.
+    void add_offsets(const Step<T>& step, int32_t node) {
+        const LinesOfInput<T>& line = tile.lines[node - 1];
         if (line.lower_offset == nullptr && line.upper_offset == nullptr) return;
         Bundle below, above;
         memset(&below, 0, sizeof below);
@@ -484,6 +518,7 @@ struct Pass {
     // ---- the end ----
 
     void concretise() {
+        if (tile.hull == Hull::none) return;  // the caller reads the coefficients of the input
         Bundle middle, spread;
         memset(&middle, 0, sizeof middle);
         memset(&spread, 0, sizeof spread);
@@ -568,11 +603,14 @@ struct Pass {
                 case StepKind::concatenation:
                     concatenation(step, node);
                     break;
-                case StepKind::movement:
-                    movement(step, node);
+                case StepKind::sparse:
+                    sparse(step, node);
                     break;
                 case StepKind::lines:
                     lines(step, node);
+                    break;
+                case StepKind::planes:
+                    planes(step, node);
                     break;
             }
         }

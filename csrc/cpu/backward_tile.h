@@ -9,11 +9,22 @@
 
 namespace verifix {
 
-enum class StepKind : int32_t { dense, convolution, scaling, sum, concatenation, movement, lines };
-enum class Hull : int32_t { box, l2, l1 };
+enum class StepKind : int32_t { dense, convolution, scaling, sum, concatenation, sparse, lines, planes };
+enum class Hull : int32_t { box, l2, l1, none };
 
 constexpr int64_t bundle_bytes = 64;  // rows come in bundles of one or two times this size
 constexpr int64_t most_bundles = 2;
+
+struct Window {
+    int32_t h0, h1, w0, w1;
+};
+
+// A use of an entry of the source by a sparse step or by planes.
+struct Use {
+    int32_t place;          // the number of the weight or of the slopes
+    int32_t position, row;  // of the plane of the output, where the entry is that uses it
+    int32_t channel;
+};
 
 template <class T>
 struct Step {
@@ -21,25 +32,29 @@ struct Step {
     int32_t source_count;
     const int32_t* sources;  // the nodes that feed this one; node 0 is the input, node i + 1 the output of step i
     int64_t c, h, w;         // of the output
-    const T* weight;         // outputs last: dense: [input][output]; convolution: [kh][kw][input][output of the group]
+    const T* weight;         // outputs last: dense: [input][output]; convolution: [kh][kw][input][output of the group];
+                             // sparse: of each place
     const T* bias;           // of the outputs, or null
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
-    const T* scale;        // scaling: of each entry, or null; its shift is in bias, as is the fill of a movement
-    T factor;              // sum: of the second source
-    const int64_t* index;  // movement: the entry of the source that each entry of the output is, or -1
-    const T* bias_size;    // scaling: bounds the terms that the bias is the sum of; null: |bias| does
-    const T* panels;       // dense, convolution: the weights as forward passes read them (forward_tile.h); null: too wide
-    const T* panel_bias;   // the bias alike, with zeros for none
+    const T* scale;  // scaling: of each entry, or null; its shift is in bias, as are the constants of a sparse step
+    T factor;        // sum: of the second source
+    // sparse, planes:
+    const int64_t* offsets;    // each entry of the output owns the places from one offset up to the next,
+    const int32_t* index;      // each place reads one entry of the source,
+    const int64_t* first_use;  // whose uses are those from one number up to the next, in the order of the output,
+    const Use* uses;
+    const Window* reach;  // and each position of the output's plane reads a window of the source's
+    // for forward passes:
+    const T* bias_size;   // scaling: bounds the terms that the bias is the sum of; null: |bias| does
+    const T* panels;      // dense, convolution: the weights as forward passes read them (forward_tile.h); null: too wide
+    const T* panel_bias;  // the bias alike, with zeros for none
 };
 
-// h >= lower_slope z + lower_offset and <= upper_slope z + upper_offset, for each entry of one input; null is zero.
+// h >= lower_slope z + lower_offset and <= upper_slope z + upper_offset, for each entry of one input; null is zero. Planes
+// have a slope for each place, and h lies between sums of them.
 template <class T>
 struct LinesOfInput {
     const T *lower_slope, *lower_offset, *upper_slope, *upper_offset;
-};
-
-struct Window {
-    int32_t h0, h1, w0, w1;
 };
 
 // Entries of a plane: those of position p (row by row) are the channels channel[offset[p]] ... channel[offset[p + 1] - 1],

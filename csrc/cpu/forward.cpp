@@ -167,7 +167,7 @@ bool Plan<T>::forwards(int node) const {
     if (node == 0) return false;
     const Step<T>& step = parts_->steps[static_cast<std::size_t>(node - 1)];
     const bool windows = step.kind == StepKind::dense || step.kind == StepKind::convolution;
-    return windows ? step.panels != nullptr : step.kind != StepKind::lines;
+    return windows ? step.panels != nullptr : step.kind != StepKind::lines && step.kind != StepKind::planes;
 }
 
 template <class T>

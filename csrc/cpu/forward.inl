@@ -247,17 +247,24 @@ struct EntryByEntry {
         }
     }
 
-    void movement(int64_t input, int64_t to, int64_t entry, int64_t count) const {
+    void sparse(int64_t input, int64_t to, int64_t entry, int64_t count) const {
         const Step<T>& step = *work.step;
+        const int64_t source = input * work.source_entries;
         for (int64_t e = 0; e < count; ++e) {
-            const int64_t index = step.index[entry + e];
             const T constant = step.bias == nullptr ? T(0) : step.bias[entry + e];
-            if (index >= 0) {
-                one(to + e, 0, input * work.source_entries + index, T(1), constant, absolute(constant));
-                continue;
+            T center = 0, spread = 0, size = 0;
+            for (int64_t k = step.offsets[entry + e]; k < step.offsets[entry + e + 1]; ++k) {
+                const int64_t from = source + step.index[k];
+                const T weight = step.weight[k];
+                if (has_interval) {
+                    const T lower = work.lowers[0][from], radius = (work.uppers[0][from] - lower) / 2;
+                    center += weight * (lower + radius);
+                    spread += absolute(weight) * radius;
+                }
+                if (has_magnitude) size += absolute(weight) * work.magnitudes[0][from];
             }
-            if (has_interval) put(to + e, constant, T(0));
-            if (has_magnitude) put_magnitude(to + e, absolute(constant));
+            if (has_interval) put(to + e, center + constant, spread);
+            if (has_magnitude) put_magnitude(to + e, size + absolute(constant));
         }
     }
 
@@ -269,7 +276,7 @@ struct EntryByEntry {
             if (step.kind == StepKind::scaling) scaling(row * count, entry, count);
             if (step.kind == StepKind::sum) sum(row * count, count);
             if (step.kind == StepKind::concatenation) concatenation(row);
-            if (step.kind == StepKind::movement) movement(row / step.h, row * count, entry, count);
+            if (step.kind == StepKind::sparse) sparse(row / step.h, row * count, entry, count);
         }
     }
 };

@@ -20,6 +20,14 @@ void check_shape(PlanShape shape) {
     }
 }
 
+bool empty(const Window& window) { return window.h0 >= window.h1 || window.w0 >= window.w1; }
+
+Window hull(const Window& a, const Window& b) {
+    if (empty(a)) return b;
+    if (empty(b)) return a;
+    return {std::min(a.h0, b.h0), std::max(a.h1, b.h1), std::min(a.w0, b.w0), std::max(a.w1, b.w1)};
+}
+
 }  // namespace
 
 template <class T>
@@ -86,6 +94,57 @@ void Plan<T>::Parts::keep_panels(Step<T>& step, const T* weight, std::int64_t gr
     }
     step.panels = panels;
     step.panel_bias = bias;
+}
+
+// Copies what entries of the output read, turns it round, and finds the windows of the source that its positions read.
+template <class T>
+Step<T> Plan<T>::Parts::places(PlanShape input, PlanShape output, std::int64_t count, const std::int64_t* from,
+                               const std::int64_t* index) {
+    check_shape(output);
+    const std::int64_t entries = output.entries(), inputs = input.entries();
+    if (count < 0 || from == nullptr || (count > 0 && index == nullptr)) refuse("places without offsets or entries");
+    if (from[0] != 0 || from[entries] != count) refuse("offsets of places that do not go from 0 to " + std::to_string(count));
+    for (std::int64_t i = 0; i < entries; ++i) {
+        if (from[i] > from[i + 1]) refuse("offsets of places that decrease at " + std::to_string(i));
+    }
+    if (count > INT32_MAX) refuse(std::to_string(count) + " places: must be fewer than 2^31");
+    for (std::int64_t k = 0; k < count; ++k) {
+        if (index[k] < 0 || index[k] >= inputs) {
+            refuse("place of entry " + std::to_string(index[k]) + " of " + std::to_string(inputs));
+        }
+    }
+    offsets.emplace_back(new std::int64_t[static_cast<std::size_t>(entries) + 1]);
+    std::int64_t* const first_place = offsets.back().get();
+    std::copy_n(from, entries + 1, first_place);
+    offsets.emplace_back(new std::int64_t[static_cast<std::size_t>(inputs) + 1]());
+    std::int64_t* const first_use = offsets.back().get();
+    indices.emplace_back(new std::int32_t[static_cast<std::size_t>(count)]);
+    std::int32_t* const read = indices.back().get();
+    uses.emplace_back(new Use[static_cast<std::size_t>(count)]);
+    Use* const use = uses.back().get();
+    reaches.emplace_back(new Window[static_cast<std::size_t>(output.h * output.w)]());
+    Window* const reach = reaches.back().get();
+
+    for (std::int64_t k = 0; k < count; ++k) ++first_use[index[k] + 1];
+    for (std::int64_t e = 0; e < inputs; ++e) first_use[e + 1] += first_use[e];
+    std::vector<std::int64_t> next(first_use, first_use + inputs);
+    for (std::int64_t o = 0; o < entries; ++o) {
+        const std::int64_t position = o / output.c;
+        for (std::int64_t k = from[o]; k < from[o + 1]; ++k) {
+            const auto h = static_cast<std::int32_t>(index[k] / (input.w * input.c));
+            const auto w = static_cast<std::int32_t>(index[k] / input.c % input.w);
+            reach[position] = hull(reach[position], {h, h + 1, w, w + 1});
+            read[k] = static_cast<std::int32_t>(index[k]);
+            use[next[static_cast<std::size_t>(index[k])]++] = {
+                static_cast<std::int32_t>(k), static_cast<std::int32_t>(position),
+                static_cast<std::int32_t>(position / output.w), static_cast<std::int32_t>(o % output.c)};
+        }
+    }
+    Step<T> step{};
+    step.offsets = first_place, step.index = read;
+    step.first_use = first_use, step.uses = use;
+    step.reach = reach;
+    return step;
 }
 
 template <class T>
@@ -213,19 +272,21 @@ int Plan<T>::concatenation(const std::vector<int>& sources) {
 }
 
 template <class T>
-int Plan<T>::movement(int source, PlanShape output, const std::int64_t* index, const T* fill) {
-    const std::int64_t inputs = shape(source).entries();
-    check_shape(output);
-    if (index == nullptr) refuse("movement without an index");
-    for (std::int64_t i = 0; i < output.entries(); ++i) {
-        if (index[i] < -1 || index[i] >= inputs) refuse("movement index " + std::to_string(index[i]) + " of " + std::to_string(inputs));
-    }
-    Step<T> step{};
-    step.kind = StepKind::movement;
-    parts_->indices.emplace_back(new std::int64_t[static_cast<std::size_t>(output.entries())]);
-    std::copy_n(index, output.entries(), parts_->indices.back().get());
-    step.index = parts_->indices.back().get();
-    step.bias = parts_->keep(fill, output.entries());
+int Plan<T>::sparse(int source, PlanShape output, std::int64_t count, const std::int64_t* offsets, const std::int64_t* index,
+                    const T* weight, const T* constant) {
+    if (count > 0 && weight == nullptr) refuse("sparse step without weights");
+    Step<T> step = parts_->places(shape(source), output, count, offsets, index);
+    step.kind = StepKind::sparse;
+    step.weight = parts_->keep(count > 0 ? weight : nullptr, count);
+    step.bias = parts_->keep(constant, output.entries());
+    return parts_->append(step, {source}, output);
+}
+
+template <class T>
+int Plan<T>::planes(int source, PlanShape output, std::int64_t count, const std::int64_t* offsets, const std::int64_t* index) {
+    if (count == 0) refuse("planes over no entries");
+    Step<T> step = parts_->places(shape(source), output, count, offsets, index);
+    step.kind = StepKind::planes;
     return parts_->append(step, {source}, output);
 }
 
@@ -240,15 +301,18 @@ template <class T>
 void propagate_windows(const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes, int start,
                        std::vector<Window>& windows, std::vector<char>& reached) {
     for (int node = start; node > 0; --node) {
-        if (!reached[static_cast<std::size_t>(node)]) continue;
-        const Step<T>& step = steps[static_cast<std::size_t>(node - 1)];
         const Window from = windows[static_cast<std::size_t>(node)];
+        if (!reached[static_cast<std::size_t>(node)] || empty(from)) continue;
+        const Step<T>& step = steps[static_cast<std::size_t>(node - 1)];
         for (std::int32_t s = 0; s < step.source_count; ++s) {
             const auto source = static_cast<std::size_t>(step.sources[s]);
             const PlanShape plane = shapes[source];
             Window to = from;
-            if (step.kind == StepKind::movement) {
-                to = {0, static_cast<std::int32_t>(plane.h), 0, static_cast<std::int32_t>(plane.w)};
+            if (step.kind == StepKind::sparse || step.kind == StepKind::planes) {
+                to = {};
+                for (std::int64_t h = from.h0; h < from.h1; ++h) {
+                    for (std::int64_t w = from.w0; w < from.w1; ++w) to = hull(to, step.reach[h * step.w + w]);
+                }
             } else if (step.kind == StepKind::convolution || step.kind == StepKind::dense) {
                 const auto reach = [](std::int64_t first, std::int64_t last, std::int64_t size, std::int64_t k, std::int64_t stride,
                                       std::int64_t padding, std::int64_t dilation, std::int32_t& begin, std::int32_t& end) {
@@ -260,11 +324,7 @@ void propagate_windows(const std::vector<Step<T>>& steps, const std::vector<Plan
                 reach(from.h0, from.h1, plane.h, step.kernel_h, step.stride_h, step.padding_h, step.dilation_h, to.h0, to.h1);
                 reach(from.w0, from.w1, plane.w, step.kernel_w, step.stride_w, step.padding_w, step.dilation_w, to.w0, to.w1);
             }
-            Window& known = windows[source];
-            if (reached[source]) {
-                to = {std::min(to.h0, known.h0), std::max(to.h1, known.h1), std::min(to.w0, known.w0), std::max(to.w1, known.w1)};
-            }
-            known = to;
+            windows[source] = reached[source] ? hull(windows[source], to) : to;
             reached[source] = 1;
         }
     }

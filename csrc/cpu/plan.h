@@ -24,15 +24,18 @@ struct Network {
 template <class T>
 struct Plan<T>::Parts : Network<T> {
     std::vector<std::unique_ptr<T[]>> numbers;
-    std::vector<std::unique_ptr<std::int64_t[]>> indices;
-    std::vector<std::unique_ptr<std::int32_t[]>> sources;
-
+    std::vector<std::unique_ptr<std::int64_t[]>> offsets;
+    std::vector<std::unique_ptr<std::int32_t[]>> indices, sources;
+    std::vector<std::unique_ptr<Use[]>> uses;
+    std::vector<std::unique_ptr<Window[]>> reaches;
     std::vector<std::unique_ptr<std::int32_t[]>> listed;
 
     const T* keep(const T* values, std::int64_t count);
     const T* keep_outputs_last(const T* values, std::int64_t groups, std::int64_t outputs, std::int64_t taps, std::int64_t inputs);
     void add_node(PlanShape shape);
     void keep_panels(Step<T>& step, const T* weight, std::int64_t groups, std::int64_t outputs, std::int64_t window);
+    Step<T> places(PlanShape input, PlanShape output, std::int64_t count, const std::int64_t* from,
+                   const std::int64_t* index);
     int append(Step<T> step, const std::vector<int>& from, PlanShape shape);
 };
 
@@ -41,7 +44,8 @@ struct Plan<T>::Parts : Network<T> {
 template <class T>
 ForwardWindows windows_of(const Step<T>& step, PlanShape source);
 
-// The windows of every node that rows inside one window of `start` reach; `reached` says which nodes they do.
+// The windows of every node that rows inside one window of `start` reach; `reached` says which nodes they do. A node whose
+// window is empty holds nothing, and passes nothing on.
 template <class T>
 void propagate_windows(const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes, int start,
                        std::vector<Window>& windows, std::vector<char>& reached);

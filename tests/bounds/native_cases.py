@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from tests.bounds.cases import SLOPES, input_sets
-from tests.networks import Builder, Source, activation, affine, operation_of, randomise
-from verifix.graph import INPUT, Graph
+from tests.bounds.cases import SLOPES
+from tests.networks import Builder, Source, activation, affine
+from verifix.graph import Graph
 from verifix.graph.lowering import moved
 from verifix.operations import (
-    Concatenation,
     Convolution,
-    Dense,
+    Levels,
+    Nonlinear,
+    Relaxation,
+    Shape,
+    Slopes,
+    TwoPiece,
     fixed,
 )
-from verifix.sets import Ball, InputSet, LpBall
 
 METHODS = tuple(
     f"{intermediate}:{slopes}" for intermediate in ("interval", "backward", "both", "filtered") for slopes in SLOPES
@@ -31,20 +35,16 @@ class PlanBuilder(Builder):
     def layer(self) -> None:
         name = self.some()
         shape = self.shape_of(name)
-        while True:
-            module = activation(self.source) if self.source.choose(True, False) else affine(self.source, shape)
-            randomise(module.double(), self.source)
-            operation = operation_of(module.eval(), shape)
-            pooling = "Pool" in type(module).__name__
-            if not pooling and not (isinstance(operation, Dense) and len(operation.shape) > 1):
-                break
-        self.add(operation, name)
+        self.place(name, activation(self.source) if self.source.choose(True, False) else self.linear(shape))
+
+    def linear(self, shape: Shape) -> nn.Module:
+        return affine(self.source, shape) if len(shape) < 4 else nn.Linear(shape[-1], self.source.between(1, 4))
 
     def convolution(self) -> None:
         """A layer with more channels than a vector has lanes, now and then."""
         name = self.some()
         shape = self.shape_of(name)
-        if len(shape) < 2:
+        if len(shape) not in (2, 3):
             return self.layer()
         groups = self.source.choose(*(g for g in (1, 2) if shape[0] % g == 0))
         channels = groups * self.source.choose(1, 5, 8, 9, 16, 20)
@@ -55,28 +55,26 @@ class PlanBuilder(Builder):
         padding = tuple(p * d for p, d in zip(padding, dilation, strict=True))
         self.add(Convolution(shape, fixed(weight), bias, stride, padding, dilation, groups), name)
 
-    def concatenation(self) -> None:
-        name = self.some()
-        shape = self.shape_of(name)
-        fits = [n for n in [INPUT, *self.nodes] if self.shape_of(n)[1:] == shape[1:]]
-        parts = [name, *(self.source.choose(*fits) for _ in range(self.source.between(0, 2)))]
-        self.add(Concatenation([self.shape_of(part) for part in parts], 0), *parts)
-
     def movement(self) -> None:
-        """Also back from flat, and to no axis at all."""
+        """Also back from flat, and to one axis more than an image has."""
         name = self.some()
         shape = self.shape_of(name)
         if len(shape) == 1 and self.source.choose(True, False):
             size = shape[0]
             height = self.source.choose(*(k for k in range(1, size + 1) if size % k == 0))
             self.add(moved(shape, lambda x: x.unflatten(1, (height, -1)).unsqueeze(1)), name)
+        elif len(shape) == 3 and self.source.choose(True, False, False):
+            axis = self.source.between(1, 4)
+            self.add(moved(shape, lambda x: x.unsqueeze(1).transpose(1, axis)), name)
+        elif len(shape) == 4:
+            self.add(moved(shape, lambda x: x.flatten(1, 2)), name)
         else:
             super().movement()
 
     def grow(self) -> None:
         steps = (
             self.layer, self.layer, self.convolution, self.convolution, self.convolution, self.piecewise,
-            self.sum, self.concatenation, self.scaling, self.movement,
+            self.sum, self.concatenation, self.scaling, self.movement, self.reduction,
         )  # fmt: skip
         self.source.choose(*steps)()
 
@@ -90,15 +88,6 @@ def expressible(draw: st.DrawFn, steps: int = 7, most: int = 250, wild: bool = F
         if math.prod(builder.shape_of(next(reversed(builder.nodes)))) > most:
             break
     return builder.finish()
-
-
-@st.composite
-def plan_sets(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> InputSet:
-    """The sets that a plan takes the minimum over: no box around an l1 or l2 ball."""
-    inputs = draw(input_sets(shape, dtype, most=3))
-    if isinstance(inputs, LpBall) and inputs.box is not None and inputs.norm != "linf":
-        return Ball(inputs.norm, inputs.eps.expand_as(inputs.center)).around(inputs.center)
-    return inputs
 
 
 def some_rows(shape: tuple[int, ...], n: int, kind: str, dtype: torch.dtype) -> Tensor | None:
@@ -134,3 +123,26 @@ ROWS = ("unit", "shared", "each", "many", "expanded")
 def same_bits(a: Tensor, b: Tensor) -> bool:
     kind = torch.int32 if a.dtype == torch.float32 else torch.int64
     return torch.equal(a.view(kind), b.view(kind))
+
+
+class Largest(Nonlinear):
+    """The largest of all entries, by its interval: an operation that the plan has no step for."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.inputs, self.shape = (shape,), (1,)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].flatten(1).amax(1, keepdim=True)
+
+    def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return self.forward(lowers[0]), self.forward(uppers[0])
+
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
+        return Levels(*self.interval([lower], [upper]))
+
+
+class FlatReLU(TwoPiece):
+    """ReLU by its interval, whatever the rule: a relaxation that the plan has no lines for."""
+
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
+        return super().lines(lower, upper, "constant")

@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.bounds.cases import points
+from tests.bounds.cases import input_sets, points
 from tests.bounds.native_cases import (
     METHODS,
     ROWS,
     assert_within,
     expressible,
-    plan_sets,
     same_bits,
     some_rows,
     unit_rows,
@@ -40,7 +39,7 @@ from verifix.sets import Ball
 @given(st.data(), expressible(), st.sampled_from(METHODS), st.sampled_from(ROWS), st.booleans())
 def test_native_equals_torch(data: st.DataObject, graph: Graph, method: str, kind: str, upper: bool) -> None:
     """The same lines, the same rows, at every node: float64 bounds differ by at most twice the error of one."""
-    inputs = data.draw(plan_sets(graph.input_shape, torch.float64))
+    inputs = data.draw(input_sets(graph.input_shape, torch.float64, most=3))
     reference = Engine(graph, inputs, parse_method(method)[0], native=False)
     compiled = NativePass(graph, inputs)
     for name in (INPUT, *graph.nodes):
@@ -63,7 +62,7 @@ def test_native_equals_torch(data: st.DataObject, graph: Graph, method: str, kin
 @given(st.data(), expressible(), st.sampled_from(METHODS), st.sampled_from(ROWS))
 def test_float32_within_its_error_of_float64(data: st.DataObject, graph: Graph, method: str, kind: str) -> None:
     """Native float32 bounds, widened, are outside the float64 ones of plain torch that use the very same lines."""
-    inputs = data.draw(plan_sets(graph.input_shape, torch.float32))
+    inputs = data.draw(input_sets(graph.input_shape, torch.float32, most=3))
     single = Engine(graph, inputs, parse_method(method)[0])
     shape = graph.shape_of(graph.output)
     rows = some_rows(shape, len(inputs), kind, torch.float32)
@@ -85,7 +84,7 @@ def test_float32_within_its_error_of_float64(data: st.DataObject, graph: Graph, 
 def test_the_engine_uses_it_and_holds(data: st.DataObject, graph: Graph, method: str) -> None:
     """Bounds of every node, and of the output in float32, contain the values that the network takes."""
     for dtype in (torch.float64, torch.float32):
-        inputs = data.draw(plan_sets(graph.input_shape, dtype))
+        inputs = data.draw(input_sets(graph.input_shape, dtype, most=3))
         x = points(inputs, graph, steps=2)
         values = graph.activations(x.flatten(0, 1))
         native = Engine(graph, inputs, parse_method(method)[0])
@@ -102,7 +101,7 @@ def test_the_engine_uses_it_and_holds(data: st.DataObject, graph: Graph, method:
 @given(st.data(), expressible(wild=True), st.sampled_from(METHODS))
 def test_wild_networks(data: st.DataObject, graph: Graph, method: str) -> None:
     """Weights of every order of magnitude: what overflows is NaN or infinite, never a finite wrong bound."""
-    inputs = data.draw(plan_sets(graph.input_shape, torch.float32))
+    inputs = data.draw(input_sets(graph.input_shape, torch.float32, most=3))
     x = points(inputs, graph, steps=2)
     values = graph.activations(x.flatten(0, 1))
     native = Engine(graph, inputs, parse_method(method)[0])
@@ -122,12 +121,12 @@ def test_wild_networks(data: st.DataObject, graph: Graph, method: str) -> None:
 def test_threads_and_instruction_sets_change_no_bit(
     data: st.DataObject, graph: Graph, method: str, dtype: torch.dtype
 ) -> None:
-    inputs = data.draw(plan_sets(graph.input_shape, dtype))
+    inputs = data.draw(input_sets(graph.input_shape, dtype, most=3))
     native = Engine(graph, inputs, parse_method(method)[0])
     with torch.no_grad():
         native.node(graph.output)
         compiled = NativePass(graph, inputs)
-        plain = compiled.plan.run
+        plain, forms = compiled.plan.run, compiled.plan.forms
         for name in graph.nodes:
             native.node(name)
             for kind in ("unit", "many"):
@@ -136,6 +135,7 @@ def test_threads_and_instruction_sets_change_no_bit(
                 for isa in _C.config()["isas"]:
                     for threads in (1, 2, 3):
                         compiled.plan.run = lambda *a, t=threads, i=isa, **k: plain(*a, **k, threads=t, isa=i)
+                        compiled.plan.forms = lambda *a, t=threads, i=isa, **k: forms(*a, **k, threads=t, isa=i)
                         found.append(compiled(name, rows, native.relaxations, upper=True))
                 for low, high in found[1:]:
                     assert same_bits(low, found[0][0])

@@ -8,6 +8,7 @@ import torch
 from tests.bounds.cases import SLOPES, points
 from tests.bounds.native_cases import (
     METHODS,
+    Largest,
     assert_within,
     unit_rows,
 )
@@ -22,7 +23,6 @@ from verifix.operations import (
     Clip,
     Convolution,
     Dense,
-    MaxPool,
     Movement,
     Sum,
     TwoPiece,
@@ -199,8 +199,8 @@ def test_windows_larger_than_the_image_and_channels_across_vectors(dtype: torch.
 
 
 def test_what_cannot_be_expressed_is_named() -> None:
-    graph = Graph((1, 2, 2), [Node("top", MaxPool((1, 2, 2), (2, 2), (2, 2), (0, 0), (1, 1), False), ("input",))])
-    with pytest.raises(Inexpressible, match="MaxPool of node 'top'"):
+    graph = Graph((1, 2, 2), [Node("top", Largest((1, 2, 2)), ("input",))])
+    with pytest.raises(Inexpressible, match="Largest of node 'top'"):
         NativePass(graph, Ball("linf", 0.1).around(torch.zeros(1, 1, 2, 2)))
     with pytest.raises(Inexpressible, match=r"torch.float16 on cpu"):
         NativePass(graph, Ball("linf", 0.1).around(torch.zeros(1, 1, 2, 2, dtype=torch.float16)))

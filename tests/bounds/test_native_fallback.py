@@ -11,18 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from tests.bounds.cases import input_sets, points
 from tests.bounds.native_cases import (
     METHODS,
+    FlatReLU,
+    Largest,
     same_bits,
 )
 from tests.networks import graphs, relu_network
 from verifix.bounds import Engine, bounds, engine, parse_method
 from verifix.graph import Graph, Node, capture
 from verifix.operations import (
-    Concatenation,
     Dense,
     Movement,
     TwoPiece,
@@ -43,38 +43,21 @@ def lines_said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def given_up() -> dict[str, tuple[Graph, InputSet, str]]:
-    generator = torch.Generator().manual_seed(0)
+    def ball(shape: tuple[int, ...]) -> LpBall:
+        generator = torch.Generator().manual_seed(0)
+        return Ball("linf", 0.1).around(torch.rand(2, *shape, generator=generator, dtype=torch.float64))
 
-    def network(shape: tuple[int, ...], *modules: nn.Module) -> Graph:
-        model = nn.Sequential(*modules, nn.Flatten(), nn.LazyLinear(3)).double()
-        model(torch.zeros(1, *shape, dtype=torch.float64))
-        return capture(model, torch.zeros(1, *shape, dtype=torch.float64))
-
-    def ball(shape: tuple[int, ...], norm: str = "linf", box: tuple[int, int] | None = None) -> LpBall:
-        return Ball(norm, 0.1, box).around(torch.rand(2, *shape, generator=generator, dtype=torch.float64))
-
-    dense = capture(relu_network((4, 5, 3), 0), torch.zeros(1, 4, dtype=torch.float64))
     image = (2, 4, 4)
-    concatenated = Graph((2, 3), [
-        Node("0", TwoPiece((2, 3)), ("input",)), Node("1", Concatenation([(2, 3), (2, 3)], 1), ("0", "input")),
+    largest = Graph(image, [Node("0", TwoPiece(image), ("input",)), Node("1", Largest(image), ("0",))])
+    flat = Graph(image, [Node("0", FlatReLU(image), ("input",)), Node("1", TwoPiece(image), ("0",))])
+    empty = Graph((4,), [
+        Node("0", TwoPiece((4,)), ("input",)), Node("1", Movement((4,), torch.arange(0)), ("0",)),
+        Node("2", Dense((0,), fixed(torch.zeros(2, 0))), ("1",)),
     ])  # fmt: skip
-    deep = Graph((16,), [
-        Node("0", Movement((16,), torch.arange(16).reshape(2, 2, 2, 2)), ("input",)),
-        Node("1", TwoPiece((2, 2, 2, 2)), ("0",)),
-        Node("2", Movement((2, 2, 2, 2), torch.arange(16)), ("1",)),
-        Node("3", Dense((16,), fixed(torch.randn(2, 16, generator=generator))), ("2",)),
-    ])  # fmt: skip
-    overlap = network(image, nn.Conv2d(2, 2, 1), nn.ReLU(), nn.MaxPool2d(3, 1, 1))
     return {
-        "maximum": (network(image, nn.Conv2d(2, 2, 1), nn.ReLU(), nn.MaxPool2d(2)), ball(image), "MaxPool of node"),
-        "maximum of one shape": (overlap, ball(image), "Selection at node"),
-        "average": (network(image, nn.ReLU(), nn.AvgPool2d(2)), ball(image), "of node"),
-        "adaptive average": (network(image, nn.ReLU(), nn.AdaptiveAvgPool2d(1)), ball(image), "of node"),
-        "dense on an axis": (network(image, nn.Linear(4, 2), nn.ReLU()), ball(image), "Dense of node"),
-        "concatenation elsewhere": (concatenated, ball((2, 3)), "Concatenation of node"),
-        "four axes": (deep, ball((16,)), "more than three axes"),
-        "l2 with box": (dense, ball((4,), "l2", (0, 1)), "norm and box"),
-        "l1 with box": (dense, ball((4,), "l1", (0, 1)), "norm and box"),
+        "another operation": (largest, ball(image), "Largest of node"),
+        "another relaxation": (flat, ball(image), "Levels at node"),
+        "no entries": (empty, ball((4,)), "activations without entries"),
     }
 
 

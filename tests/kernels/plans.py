@@ -14,6 +14,7 @@ from tests.kernels.extension import _C
 Array = NDArray[Any]
 Plane = tuple[int, int, int]
 HULLS = (0, 1, 2)
+NO_HULL = 3
 
 
 def address(x: Array | None) -> int:
@@ -26,12 +27,21 @@ def entries(plane: Plane) -> int:
 
 @dataclass
 class Step:
-    """A step as matrices ``(outputs, entries of the source)``, one for each source; lines have none."""
+    """A step as matrices ``(outputs, entries of the source)``, one for each source; lines and planes have none.
+
+    Planes have ``places``: outputs and the entries that they read.
+    """
 
     sources: list[int]
     matrices: list[Array]
     bias: Array
     lines: bool = False
+    places: tuple[Array, Array] | None = None
+
+    @property
+    def slopes(self) -> int | None:
+        """How many slopes planes have; lines have one for each entry."""
+        return None if self.places is None else len(self.places[0])
 
 
 @dataclass
@@ -122,16 +132,44 @@ class Case:
         node = self.plan.concatenation(sources=sources)
         self.add(node, plane, Step(sources, matrices, np.zeros(entries(plane))))
 
-    def movement(self) -> None:
+    def places(self, source: int) -> tuple[Plane, Array, Array, Array]:
+        """A plane for the output, where the places of each entry start, whose they are, and what they read."""
+        plane = self.random.choice(((4, 1, 1), (2, 2, 3), (17, 1, 2), (1, 3, 1), (2, 3, 3), self.planes[source]))
+        size, inputs = entries(plane), entries(self.planes[source])
+        counts = self.random.choice(
+            (np.ones(size, np.int64), self.numbers.choice((0, 1, 2, 5), size), np.zeros(size, np.int64))
+        )
+        offsets = np.concatenate(([0], counts.cumsum()))
+        outputs = np.repeat(np.arange(size), counts)
+        index = self.numbers.integers(0, inputs, len(outputs))
+        if self.random.random() < 0.6:
+            index = np.clip(outputs * inputs // size + self.numbers.integers(-2, 3, len(outputs)), 0, inputs - 1)
+        return plane, offsets, outputs, index
+
+    def sparse(self) -> None:
+        """Entries that read none, one or some of the source: neighbours, or any; also one of them twice."""
         source = self.some()
-        plane = self.random.choice(((4, 1, 1), (2, 2, 3), (17, 1, 2), (1, 3, 1)))
-        size = entries(plane)
-        index = self.numbers.integers(-1, entries(self.planes[source]), size)
-        fill = self.random.choice((None, np.where(index < 0, 2, 0).astype(self.dtype)))
-        node = self.plan.movement(source=source, output=plane, index=address(index), fill=address(fill))
-        matrix = np.zeros((size, entries(self.planes[source])))
-        matrix[np.arange(size)[index >= 0], index[index >= 0]] = 1
-        self.add(node, plane, Step([source], [matrix], np.zeros(size) if fill is None else fill))
+        plane, offsets, outputs, index = self.places(source)
+        size, inputs = entries(plane), entries(self.planes[source])
+        weight = self.integers(size, inputs)[outputs, index]
+        constant = self.random.choice((None, self.integers(size)))
+        node = self.plan.sparse(
+            source=source, output=plane, count=len(index), offsets=address(offsets), index=address(index),
+            weight=address(weight), constant=address(constant),
+        )  # fmt: skip
+        matrix = np.zeros((size, inputs))
+        np.add.at(matrix, (outputs, index), weight)
+        self.add(node, plane, Step([source], [matrix], np.zeros(size) if constant is None else constant))
+
+    def planes_over_entries(self) -> None:
+        source = self.some()
+        plane, offsets, outputs, index = self.places(source)
+        if len(index) == 0:
+            return self.sparse()
+        node = self.plan.planes(
+            source=source, output=plane, count=len(index), offsets=address(offsets), index=address(index)
+        )
+        self.add(node, plane, Step([source], [], np.zeros(0), lines=True, places=(outputs, index)))
 
     def lines(self) -> None:
         source = self.some()
@@ -140,8 +178,8 @@ class Case:
 
     def grow(self) -> None:
         self.random.choice(
-            (self.dense, self.convolution, self.convolution, self.scaling, self.sum, self.concatenation, self.movement,
-             self.lines, self.lines)
+            (self.dense, self.convolution, self.convolution, self.scaling, self.sum, self.concatenation, self.sparse,
+             self.sparse, self.lines, self.lines, self.planes_over_entries)
         )()  # fmt: skip
 
 
@@ -220,7 +258,7 @@ def draw_request(case: Case, hull: int) -> Request:
     parallel = choose.random() < 0.5
     lines: list[list[Array | None]] = []
     for step, plane in zip(case.steps, case.planes[1:], strict=True):
-        lines.append(four_lines(case, inputs, entries(plane), parallel) if step.lines else [None] * 4)
+        lines.append(four_lines(case, inputs, entries(plane), step.slopes, parallel) if step.lines else [None] * 4)
     coefficients = positions = row_offsets = None
     kind = choose.choice(("all", "some", "own", "shared", "each"))
 
@@ -243,15 +281,23 @@ def draw_request(case: Case, hull: int) -> Request:
     return Request(start, inputs, coefficients, positions, row_offsets, sign, lines, parallel, hull, center, radius)
 
 
-def four_lines(case: Case, inputs: int, size: int, parallel: bool) -> list[Array | None]:
+def four_lines(case: Case, inputs: int, size: int, slopes: int | None, parallel: bool) -> list[Array | None]:
     """Slopes and offsets, many of them zero on both sides: units that are dead."""
     dead = case.numbers.random((inputs, size)) < 0.4
     first, second, low, high = (np.where(dead, 0, case.quarters(inputs, size)).astype(case.dtype) for _ in range(4))
+    if slopes is not None:
+        first, second = (case.quarters(inputs, slopes) for _ in range(2))
     lower_offset, upper_offset = (case.random.choice((None, side)) for side in (low, high))
     return [first, lower_offset, first.copy() if parallel else second, upper_offset]
 
 
-def run(case: Case, request: Request, threads: int, isa: str, memory: int = 1 << 40) -> tuple[Array, Array | None]:
+def run(
+    case: Case, request: Request, threads: int, isa: str, memory: int = 1 << 40, forms: Array | None = None
+) -> tuple[Array, Array | None]:
+    """Bounds; or, with a place for the forms that arrive at the input, their constants."""
+    ball = {"hull": request.hull, "center": address(request.center), "radius": address(request.radius)}
+    if forms is not None:
+        ball = {"hull": NO_HULL, "center": 0, "radius": 0, "forms": address(forms)}
     shape = (request.inputs, request.rows) if request.row_offsets is None else (request.rows,)
     low = np.full(shape, 7, case.dtype)
     high = np.full_like(low, -7) if request.both else None
@@ -261,8 +307,7 @@ def run(case: Case, request: Request, threads: int, isa: str, memory: int = 1 <<
         coefficient_batch=1 if coefficients is None else len(coefficients), positions=address(positions),
         row_offsets=address(request.row_offsets), sign=request.sign,
         lines=[address(line) for four in request.lines for line in four], both=request.both,
-        hull=request.hull, center=address(request.center), radius=address(request.radius), low=address(low),
-        high=address(high), memory=memory, threads=threads, isa=isa,
+        low=address(low), high=address(high), memory=memory, threads=threads, isa=isa, **ball,
     )  # fmt: skip
     return low, high
 
@@ -275,6 +320,13 @@ class Exact:
     low: Array
     high: Array
     mass: float
+
+
+def spread(shape: tuple[int, int], places: tuple[Array, Array], numbers: Array) -> Array:
+    """The matrix with a number at each place."""
+    matrix = np.zeros(shape)
+    np.add.at(matrix, places, numbers)
+    return matrix
 
 
 def push(case: Case, request: Request, i: int) -> Exact:
@@ -297,7 +349,12 @@ def push(case: Case, request: Request, i: int) -> Exact:
             low = low + (plus * below + minus * above).sum(1)
             high = high + (plus * above + minus * below).sum(1)
             mass = mass + (size_a * np.maximum(np.abs(below), np.abs(above))).sum(1)
-            parts, sizes = [plus * p + minus * q], [size_a * np.maximum(np.abs(p), np.abs(q))]
+            if step.places is None:
+                parts, sizes = [plus * p + minus * q], [size_a * np.maximum(np.abs(p), np.abs(q))]
+            else:
+                to = (a.shape[1], entries(case.planes[step.sources[0]]))
+                parts = [plus @ spread(to, step.places, p) + minus @ spread(to, step.places, q)]
+                sizes = [size_a @ spread(to, step.places, np.maximum(np.abs(p), np.abs(q)))]
         else:
             low, high = low + a @ step.bias, high + a @ step.bias
             mass = mass + size_a @ np.abs(step.bias)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from verifix.kernels.plan import Plan, Stored, plane, standard_order
+from verifix.tensors import Entries
 
-SHAPES: list[tuple[int, ...]] = [(), (1,), (5,), (3, 4), (2, 3, 4), (17, 2, 1), (1, 1, 1)]
+SHAPES: list[tuple[int, ...]] = [(), (1,), (5,), (3, 4), (2, 3, 4), (17, 2, 1), (1, 1, 1), (2, 3, 1, 2)]
 
 
 def value(
@@ -90,12 +91,43 @@ def test_steps_on_an_activation_that_is_not_standard() -> None:
     assert torch.equal(value(plan, doubled, x), 1.5 * flat)
     index = torch.randint(-1, 24, (2, 5))
     wanted = torch.where(index >= 0, flat[:, index.clamp(min=0)], 7.0)
-    moved = plan.movement(plan.input, (2, 5), index, 7.0)
+    used = (index >= 0).flatten()
+    places = Entries(used.nonzero().flatten(), index.flatten()[used], torch.ones(10)[used])
+    moved = plan.sparse(plan.input, (2, 5), places, torch.where(used, 0.0, 7.0))
     assert torch.equal(value(plan, moved, x), wanted.flatten(1))
-    again = plan.movement(moved, (5, 2), torch.arange(10).reshape(2, 5).T, 0.0)
+    transposed = Entries(torch.arange(10), torch.arange(10).reshape(2, 5).T.flatten(), torch.ones(10))
+    again = plan.sparse(moved, (5, 2), transposed, None)
     assert torch.equal(value(plan, again, x), wanted.transpose(1, 2).flatten(1))
     stacked = plan.concatenation([again, again], (10, 2))
     assert torch.equal(value(plan, stacked, x), torch.cat([wanted.transpose(1, 2)] * 2, 1).flatten(1))
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(SHAPES), st.sampled_from(SHAPES), st.integers(0, 40), st.booleans())
+def test_sparse(shape: tuple[int, ...], output: tuple[int, ...], count: int, constant: bool) -> None:
+    """Entries in any order, some of them in one place."""
+    inputs, outputs = math.prod(shape), math.prod(output)
+    x, shift = whole(2, inputs), whole(outputs) if constant else None
+    entries = Entries(torch.randint(outputs, (count,)), torch.randint(inputs, (count,)), whole(count))
+    matrix = torch.zeros(outputs, inputs).double().index_put(entries[:2], entries.weights, accumulate=True)
+    plan = Plan(shape, torch.float64)
+    found = plan.sparse(plan.input, output, entries, shift)
+    assert found.plane == plane(output)
+    assert torch.equal(value(plan, found, x), x @ matrix.T + (0 if shift is None else shift))
+
+
+def test_rearranged() -> None:
+    x, plan = whole(2, 24), Plan((3, 2, 4), torch.float64)
+    assert plan.rearranged(plan.input, (3, 2, 4), standard_order((3, 2, 4))) is plan.input
+    flat = plan.rearranged(plan.input, (24, 1, 1), torch.arange(24))
+    last = plan.rearranged(flat, (4, 3, 2), torch.arange(24))
+    for place in (flat, last):
+        assert torch.equal(value(plan, place, x, steps=2), x)
+    swapped = plan.convolution(
+        last, (4, 3, 2), torch.eye(4).flip(0)[:, :, None, None], None, [1] * 4 + [0] * 2 + [1] * 3
+    )
+    wanted = x.reshape(2, 3, 2, 4).flip(3).permute(0, 3, 1, 2)
+    assert torch.equal(value(plan, swapped, x), wanted.flatten(1))
 
 
 def test_tensors_that_are_not_contiguous_or_of_another_dtype() -> None:

@@ -8,7 +8,19 @@ from torch import Tensor, nn
 
 from tests.kernels.test_plan import whole
 from verifix.kernels.plan import Plan, Stored
-from verifix.operations import Affine, Concatenation, Convolution, Dense, Movement, Scaling, Sum, fixed
+from verifix.operations import (
+    Affine,
+    Concatenation,
+    Convolution,
+    Dense,
+    Movement,
+    Pooling,
+    Reduction,
+    Scaling,
+    Sum,
+    fixed,
+    window_matrix,
+)
 
 SHAPE = (3, 4, 5)
 
@@ -59,8 +71,15 @@ def test_every_step_is_its_operation() -> None:
     assert_the_same(plan, plan.sum(image, image, -2.0), Sum([SHAPE, SHAPE], -2.0))
     assert_the_same(plan, plan.concatenation([image, image], (6, 4, 5)), Concatenation([SHAPE, SHAPE], 0))
     index = torch.randint(-1, 60, (2, 9))
-    assert_the_same(plan, plan.movement(image, (2, 9), index, -7.0), Movement(SHAPE, index, -7.0))
-    assert_the_same(plan, plan.movement(image, (9, 2), index.T, 0.0), Movement(SHAPE, index.T))
+    fixed_matrices: list[Affine] = [
+        Movement(SHAPE, index, -7.0), Movement(SHAPE, index.T), Reduction(SHAPE, (0, 2), False, -0.25),
+        Pooling(SHAPE, [window_matrix(4, 2, 2, 1, False, True, True), window_matrix(5, 2, 1, 1, False, True, False)]),
+    ]  # fmt: skip
+    for operation in fixed_matrices:
+        matrix, constant = operation.entries(), operation.offset(torch.zeros(1, dtype=torch.float64))
+        assert matrix is not None
+        flat = None if constant is None else constant.expand(operation.shape).flatten()
+        assert_the_same(plan, plan.sparse(image, operation.shape, matrix, flat), operation)
 
 
 def test_nothing_to_forward() -> None:

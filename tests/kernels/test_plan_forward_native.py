@@ -214,7 +214,12 @@ def test_entries_of_many_inputs(dtype: Any) -> None:
     plan.scaling(source=0, scale=address(scale), shift=address(shift))
     plan.sum(first=0, second=1, factor=-0.5)
     plan.concatenation(sources=[0, 2])
-    plan.movement(source=0, output=plane, index=address(index), fill=address(fill))
+    taken, offsets = index[index >= 0], np.cumsum([0, *(index >= 0)])
+    ones = np.ones(len(taken), dtype)
+    plan.sparse(
+        source=0, output=plane, count=len(taken), offsets=address(offsets), index=address(taken), weight=address(ones),
+        constant=address(fill),
+    )  # fmt: skip
     first, second = (numbers.integers(-3, 4, (inputs, size)).astype(dtype) for _ in range(2))
     one = Bounds([first], [first + 2], [np.abs(first)])
     two = Bounds([first, second], [first + 2, second + 4], [np.abs(first), np.abs(second)])
@@ -285,7 +290,11 @@ def test_not_a_number_passes_every_step(dtype: Any) -> None:
     plan.scaling(source=0, scale=address(ones), shift=0)
     plan.sum(first=0, second=0, factor=1.0)
     plan.concatenation(sources=[0])
-    plan.movement(source=0, output=(2, 2, 2), index=address(index), fill=0)
+    offsets = np.arange(9)
+    plan.sparse(
+        source=0, output=(2, 2, 2), count=8, offsets=address(offsets), index=address(index), weight=address(ones),
+        constant=0,
+    )  # fmt: skip
     for node in range(1, 6):
         x = np.zeros((1, 8), dtype)
         x[0, 5] = np.nan

@@ -47,6 +47,26 @@ def test_exact_on_a_lattice(seed: int, count: int, dtype: Any, hull: int) -> Non
 
 
 @settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 6), st.sampled_from(DTYPES))
+def test_forms_on_a_lattice(seed: int, count: int, dtype: Any) -> None:
+    """What arrives at the input: all coefficients, zero where rows do not get to, and the constants."""
+    case = draw_case(seed, count, dtype)
+    request = draw_request(case, 0)
+    exact = [push(case, request, i) for i in range(request.inputs)]
+    quarters = 2 * sum(step.lines for step in case.steps) + 4
+    assume(max(each.mass for each in exact) * 2**quarters < 2 ** DIGITS[dtype])
+    for isa in ISAS:
+        for threads in (1, 2):
+            lead = (request.inputs,) if request.row_offsets is None else ()
+            forms = np.full((*lead, request.rows, entries(case.planes[0])), 7, dtype)
+            low, high = run(case, request, threads, isa, forms=forms)
+            for i, each in enumerate(exact):
+                assert np.array_equal(request.of_input(forms, i), each.form)
+                assert np.array_equal(request.of_input(low, i), each.low)
+                assert high is None or np.array_equal(request.of_input(high, i), each.high)
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 4), st.sampled_from(DTYPES))
 def test_euclidean_norm(seed: int, count: int, dtype: Any) -> None:
     """The root is the only thing that rounds: compared with the exact sum of squares as a fraction."""
@@ -103,6 +123,33 @@ def test_not_a_number_and_infinity_are_never_lost(dtype: Any, value: float) -> N
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", (np.nan, np.inf, -np.inf))
+def test_not_a_number_and_infinity_pass_sparse_steps_and_planes(dtype: Any, value: float) -> None:
+    for place in ("weight", "constant", "slope", "offset", "center", "rows"):
+        weight, constant, center, rows = (np.ones(4, dtype) for _ in range(4))
+        slope, offset, radius = np.full(4, 0.5, dtype), np.zeros(4, dtype), np.ones(4, dtype)
+        spoiled = {"weight": weight, "constant": constant, "slope": slope, "offset": offset, "center": center}
+        (spoiled | {"rows": rows})[place][2] = value
+        offsets, index = np.array([0, 2, 2, 3, 4]), np.array([1, 0, 2, 3])  # entry 1 reads nothing
+        planes, places = np.arange(5), np.array([0, 1, 2, 3])
+        plan = (_C.PlanFloat32 if dtype == np.float32 else _C.PlanFloat64)((1, 2, 2))
+        plan.sparse(
+            source=0, output=(1, 2, 2), count=4, offsets=address(offsets), index=address(index),
+            weight=address(weight), constant=address(constant),
+        )  # fmt: skip
+        plan.planes(source=1, output=(2, 1, 2), count=4, offsets=address(planes), index=address(places))
+        for isa in ISAS:
+            low, high = np.zeros((1, 1), dtype), np.zeros((1, 1), dtype)
+            plan.run(**arguments(
+                start=2, coefficients=address(rows), lines=[0] * 4 + [*map(address, (slope, offset, slope, offset))],
+                both=True, center=address(center), radius=address(radius), low=address(low), high=address(high),
+                isa=isa,
+            ))  # fmt: skip
+            assert not np.isfinite(low).any(), place
+            assert not np.isfinite(high).any(), place
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_subnormal_numbers_count(dtype: Any) -> None:
     tiny = np.finfo(dtype).smallest_subnormal
     plan = (_C.PlanFloat32 if dtype == np.float32 else _C.PlanFloat64)((1, 1, 1))
@@ -147,6 +194,7 @@ ONES = np.ones(64)
 FIRST = np.zeros(64, np.int64)
 RESULT = np.zeros(64)
 INDICES = np.array([-1, 3, 8, -2])
+HUGE = np.array([2**32, 0, 0])  # zero, as 32 bits see it
 OFFSETS = [np.array(offsets) for offsets in ([1, 1], [0, 2], [0, 2, 1], [0, 1])]
 
 
@@ -182,8 +230,11 @@ LINES = [0] * 8 + [address(ONES), 0, address(ONES), 0]
         ({"inputs": 2**40, "rows": 2**40}, r"more than 2\^63 - 1 bounds"),
         ({"positions": 0}, "neither coefficients nor positions"),
         ({"coefficients": address(ONES), "inputs": 3, "coefficient_batch": 2}, "coefficients for some inputs only"),
-        ({"hull": 3}, "hull = 3: must be 0, 1 or 2"),
-        ({"hull": -1}, "hull = -1: must be 0, 1 or 2"),
+        ({"hull": 4}, "hull = 4: must be 0, 1, 2 or 3"),
+        ({"hull": -1}, "hull = -1: must be 0, 1, 2 or 3"),
+        ({"hull": 3}, "a null pointer"),
+        ({"hull": 3, "forms": address(RESULT), "low": 0}, "a null pointer"),
+        ({"hull": 3, "forms": address(RESULT), "inputs": 2**31, "rows": 2**31}, r"more than 2\^63 - 1 coefficients"),
         ({"center": 0}, "a null pointer"),
         ({"radius": 0}, "a null pointer"),
         ({"low": 0}, "a null pointer"),
@@ -236,6 +287,18 @@ def geometry(**change: int) -> dict[str, object]:
             "weight": W, "bias": 0}  # fmt: skip
 
 
+def places(*offsets: int) -> dict[str, object]:
+    """Two entries with three places between them; the arrays live as long as the tests."""
+    array = np.array(offsets or (0, 1, 3))
+    OFFSETS.append(array)
+    return {"source": 0, "output": (2, 1, 1), "count": 3, "offsets": address(array), "index": address(FIRST),
+            "weight": W, "constant": 0}  # fmt: skip
+
+
+def planes(*offsets: int) -> dict[str, object]:
+    return {name: what for name, what in places(*offsets).items() if name not in ("weight", "constant")}
+
+
 @pytest.mark.parametrize(
     ("step", "given", "message"),
     [
@@ -268,12 +331,29 @@ def geometry(**change: int) -> dict[str, object]:
         ("concatenation", {"sources": []}, "concatenation of nothing"),
         ("concatenation", {"sources": [0, 2]}, r"concatenation of \(2, 2, 2\) and \(3, 1, 1\)"),
         ("concatenation", {"sources": [0, 4]}, "node 4 of 4"),
-        ("movement", {"source": 0, "output": (1, 1, 1), "index": 0, "fill": 0}, "movement without an index"),
-        ("movement", {"source": 4, "output": (1, 1, 1), "index": address(FIRST), "fill": 0}, "node 4 of 4"),
-        ("movement", {"source": 0, "output": (1, 0, 1), "index": address(FIRST), "fill": 0}, r"shape \(1, 0, 1\)"),
-        ("movement", {"source": 0, "output": (1, 2**40, 1), "index": address(FIRST), "fill": 0}, r"fewer than 2\^31"),
-        ("movement", {"source": 0, "output": (1, 1, 1), "index": address(INDICES[2:3]), "fill": 0}, "index 8 of 8"),
-        ("movement", {"source": 0, "output": (1, 1, 1), "index": address(INDICES[3:]), "fill": 0}, "index -2 of 8"),
+        ("sparse", places() | {"source": 4}, "node 4 of 4"),
+        ("sparse", places() | {"output": (1, 0, 1)}, r"shape \(1, 0, 1\)"),
+        ("sparse", places() | {"output": (1, 2**40, 1)}, r"fewer than 2\^31"),
+        ("sparse", places() | {"offsets": 0}, "places without offsets or entries"),
+        ("sparse", places() | {"index": 0}, "places without offsets or entries"),
+        ("sparse", places() | {"weight": 0}, "sparse step without weights"),
+        ("sparse", places() | {"count": -1}, "places without offsets or entries"),
+        ("sparse", places() | {"count": 2}, "do not go from 0 to 2"),
+        ("sparse", places() | {"count": 2**62}, r"do not go from 0 to 4611686018427387904"),
+        ("sparse", places(0, 2, 4), "do not go from 0 to 3"),
+        ("sparse", places(1, 2, 3), "do not go from 0 to 3"),
+        ("sparse", places(0, 4, 3), "decrease at 1"),
+        ("sparse", places(0, -1, 3), "decrease at 0"),
+        ("sparse", places() | {"index": address(INDICES[1:])}, "entry 8 of 8"),
+        ("sparse", places() | {"index": address(INDICES)}, "entry -1 of 8"),
+        ("sparse", places() | {"index": address(HUGE)}, "entry 4294967296 of 8"),
+        ("planes", planes() | {"source": 4}, "node 4 of 4"),
+        ("planes", planes() | {"output": (1, 0, 1)}, r"shape \(1, 0, 1\)"),
+        ("planes", planes() | {"count": 0}, "planes over no entries"),
+        ("planes", planes() | {"count": -1}, "places without offsets or entries"),
+        ("planes", planes() | {"index": 0}, "places without offsets or entries"),
+        ("planes", planes() | {"index": address(INDICES[1:])}, "entry 8 of 8"),
+        ("planes", planes(0, 4, 3), "decrease at 1"),
         ("lines", {"source": 4}, "node 4 of 4"),
     ],
 )
@@ -290,6 +370,47 @@ def test_refused_inputs(plane: tuple[int, int, int]) -> None:
     for kind in (_C.PlanFloat32, _C.PlanFloat64):
         with pytest.raises(ValueError, match=r"^plan: shape .*sizes must be >= 1, and entries fewer than 2\^31"):
             kind(plane)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_windows_of_a_sparse_step_are_tight(dtype: Any) -> None:
+    """The average over 2 x 2 windows of an image: rows of one entry touch its window only, or it would be NaN."""
+    index = np.array(
+        [[8 * (2 * h + y) + 2 * w + x for y in (0, 1) for x in (0, 1)] for h in range(4) for w in range(4)]
+    )
+    offsets, weight = np.arange(0, 65, 4), np.full(64, 0.25, dtype)
+    plan = (_C.PlanFloat32 if dtype == np.float32 else _C.PlanFloat64)((1, 8, 8))
+    plan.sparse(
+        source=0, output=(1, 4, 4), count=64, offsets=address(offsets), index=address(index), weight=address(weight),
+        constant=0,
+    )  # fmt: skip
+    radius, low = np.zeros((1, 64), dtype), np.zeros((1, 1), dtype)
+    for position, window in enumerate(index):
+        center = np.full((1, 64), np.nan, dtype)
+        center[0, window] = (1, 2, 3, 6)
+        at, ball = np.array([position]), {"center": address(center), "radius": address(radius)}
+        for isa in ISAS:
+            plan.run(**arguments(lines=[0] * 4, positions=address(at), low=address(low), isa=isa, **ball))
+            assert low[0, 0] == 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_entries_that_read_nothing(dtype: Any) -> None:
+    """They are their constants, and what comes before is not touched."""
+    plan = (_C.PlanFloat32 if dtype == np.float32 else _C.PlanFloat64)((1, 2, 2))
+    weight, constant = np.ones((1, 4), dtype), np.array([5, 7], dtype)
+    plan.convolution(source=0, output=(1, 2, 2), geometry=SAME, weight=address(weight), bias=address(constant))
+    nothing = np.zeros(3, np.int64)
+    plan.sparse(
+        source=1, output=(1, 1, 2), count=0, offsets=address(nothing), index=0, weight=0, constant=address(constant)
+    )
+    unknown, low = np.full((1, 4), np.nan, dtype), np.zeros((1, 2), dtype)
+    both, ball = np.arange(2), {"center": address(unknown), "radius": address(unknown)}
+    for isa in ISAS:
+        plan.run(**arguments(
+            start=2, rows=2, positions=address(both), lines=[0] * 8, low=address(low), isa=isa, **ball
+        ))  # fmt: skip
+        assert low.tolist() == [[5, 7]]
 
 
 def test_torch_takes_no_part() -> None:

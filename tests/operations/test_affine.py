@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.operations.table import AFFINE, Row, convolution, dense, inputs_of, names
 from verifix.errors import InvalidValue
-from verifix.operations import Affine, Convolution, Pooling, Sum, fixed, module_batch_norm
+from verifix.operations import Affine, Convolution, Movement, Pooling, Reduction, Sum, fixed, module_batch_norm
 from verifix.tensors import flatten
 
 
@@ -52,6 +52,17 @@ def test_adjoint_is_the_transposed_matrix(spelled: Dense) -> None:
     parts = operation.adjoint(rows)
     assert [part.shape for part in parts] == [(5, *shape) for shape in operation.inputs]
     torch.testing.assert_close(flat(parts), flatten(rows, 1) @ spelled.matrix, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_entries_spell_out_the_matrix(spelled: Dense) -> None:
+    entries = spelled.operation.entries()
+    if isinstance(spelled.operation, Movement | Pooling | Reduction):
+        assert entries is not None
+    if entries is not None:
+        assert entries.weights.dtype == torch.float64
+        matrix = torch.zeros_like(spelled.matrix).index_put(entries[:2], entries.weights, accumulate=True)
+        torch.testing.assert_close(matrix, spelled.matrix, rtol=1e-14, atol=0)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ class Engine:
         memory: byte budget of a backward pass; default a quarter of what is free, at most 64 MiB on CPU.
         rounding: widen every bound by a rigorous bound on its own rounding error. Training switches this off: it needs
             gradients, not certificates.
-        native: use the compiled backward pass where it can express the network, the set and the lines, and no gradients
+        native: use the compiled backward pass where it can express the network and the lines, and no gradients
             are recorded; its bounds and those of plain torch differ by rounding only.
 
     Gradients flow to parameters and inputs through everything but the rounding terms.
@@ -130,7 +130,7 @@ class Engine:
         if self._wants_native and not torch.is_grad_enabled():
             try:
                 if self._native is None:
-                    self._native = NativePass(self.graph, self.inputs)
+                    self._native = NativePass(self.graph, self.inputs, self.memory)
                 return self._native(name, rows, self.relaxations, upper=upper, wanted=wanted)
             except Inexpressible as reason:
                 _say_once(str(reason))

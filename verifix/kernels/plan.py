@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from verifix.errors import InvalidValue
 from verifix.kernels import native
+from verifix.tensors import Entries
 
 Shape = tuple[int, ...]
 Interval = tuple[Tensor, Tensor]
@@ -23,14 +25,14 @@ def available() -> bool:
 
 
 def plane(shape: Shape) -> tuple[int, int, int]:
-    """``(channels, height, width)`` of an activation of up to three axes: one is channels, two channels and width.
+    """``(channels, height, width)`` of an activation: the first axis, those between, the last; one axis is channels.
 
-    >>> plane((10,)), plane((4, 7)), plane((3, 8, 8))
-    ((10, 1, 1), (4, 1, 7), (3, 8, 8))
+    >>> plane((10,)), plane((4, 7)), plane((3, 8, 9)), plane((2, 3, 4, 5))
+    ((10, 1, 1), (4, 1, 7), (3, 8, 9), (2, 12, 5))
     """
     if len(shape) < 2:
-        return (shape[0] if shape else 1), 1, 1
-    return (shape[0], 1, shape[1]) if len(shape) == 2 else (shape[0], shape[1], shape[2])
+        return math.prod(shape), 1, 1
+    return shape[0], math.prod(shape[1:-1]), shape[-1]
 
 
 @lru_cache(maxsize=256)
@@ -83,6 +85,12 @@ class Stored:
         unpacked[:, self.order] = x
         return unpacked.reshape(len(x), *shape)
 
+    def positions(self) -> Tensor:
+        """Where each entry is stored."""
+        positions = torch.empty_like(self.order)
+        positions[self.order] = torch.arange(len(self.order))
+        return positions
+
 
 class Plan:
     """Builds a native plan step by step; each method returns where its output is stored.
@@ -96,7 +104,7 @@ class Plan:
         kind = module.PlanFloat32 if dtype == torch.float32 else module.PlanFloat64
         self.native = kind(plane(shape))
         self.input = Stored(0, plane(shape), standard_order(shape))
-        self.line_sizes: dict[int, int] = {}
+        self.line_sizes: dict[int, tuple[int, int]] = {}  # of each step: how many slopes and offsets
 
     def _numbers(self, x: Tensor | None) -> Tensor | None:
         return None if x is None else x.detach().to(self.dtype).contiguous()
@@ -152,24 +160,49 @@ class Plan:
         node = self.native.concatenation(sources=[source.node for source in sources])
         return Stored(node, plane(shape), standard_order(shape), tuple(sources))
 
-    def movement(self, source: Stored, shape: Shape, index: Tensor, fill: float) -> Stored:
-        """Each output entry is the input entry of that flat index, or ``fill`` where it is -1."""
-        order = standard_order(shape)
-        inverse = torch.empty_like(source.order)
-        inverse[source.order] = torch.arange(len(source.order))
-        wanted = index.flatten()[order]
-        positions = torch.where(wanted >= 0, inverse[wanted.clamp(min=0)], -1).contiguous()
-        # not torch.where of two numbers, which would round the constant to float32
-        constants = torch.full((len(wanted),), fill, dtype=self.dtype).masked_fill(wanted >= 0, 0.0) if fill else None
-        node = self.native.movement(
-            source=source.node, output=plane(shape), index=positions.data_ptr(), fill=_address(constants)
-        )
-        return Stored(node, plane(shape), order, (source,))
+    def sparse(self, source: Stored, shape: Shape, entries: Entries, constant: Tensor | None) -> Stored:
+        """A matrix given by its nonzero entries, and a constant, flat over the output, or None."""
+        return self._sparse(source, plane(shape), standard_order(shape), entries, constant)
+
+    def rearranged(self, source: Stored, plane: tuple[int, int, int], order: Tensor) -> Stored:
+        """The same activation stored on another plane, or in another order."""
+        if source.plane == plane and torch.equal(source.order, order):
+            return source
+        every = torch.arange(len(order))
+        return self._sparse(source, plane, order, Entries(every, every, torch.ones(len(order))), None)
+
+    def _sparse(
+        self, source: Stored, plane: tuple[int, int, int], order: Tensor, entries: Entries, constant: Tensor | None
+    ) -> Stored:
+        target = Stored(0, plane, order)
+        by_output, offsets, index = _places(source, target, entries.outputs, entries.inputs)
+        weight = entries.weights[by_output].to(self.dtype)
+        shift = None if constant is None else target.pack(constant.detach().to(self.dtype), lead=0)
+        node = self.native.sparse(
+            source=source.node, output=plane, count=len(index), offsets=offsets.data_ptr(), index=index.data_ptr(),
+            weight=weight.data_ptr(), constant=_address(shift),
+        )  # fmt: skip
+        return Stored(node, plane, order, (source,))
+
+    def planes(self, source: Stored, shape: Shape, outputs: Tensor, inputs: Tensor) -> tuple[Stored, Tensor]:
+        """Entries that each pass encloses between linear functions of some entries: ``outputs[k]`` reads ``inputs[k]``.
+
+        Returns:
+            Where the output is stored, and the order in which its slopes are: that of the ``k``.
+        """
+        target = Stored(0, plane(shape), standard_order(shape))
+        order, offsets, index = _places(source, target, outputs, inputs)
+        node = self.native.planes(
+            source=source.node, output=target.plane, count=len(index), offsets=offsets.data_ptr(),
+            index=index.data_ptr(),
+        )  # fmt: skip
+        self.line_sizes[node - 1] = (len(index), len(target.order))
+        return replace(target, node=node, sources=(source,)), order
 
     def lines(self, source: Stored) -> Stored:
         """An elementwise operation that each pass encloses between lines."""
         node = self.native.lines(source=source.node)
-        self.line_sizes[node - 1] = len(source.order)
+        self.line_sizes[node - 1] = (len(source.order), len(source.order))
         return Stored(node, source.plane, source.order, (source,))
 
     def run(
@@ -195,7 +228,7 @@ class Plan:
             wanted: ``(n, entries)`` in the stored order, true for the unit rows that are asked for; the bounds of the
                 others are infinite.
             lines: four tensors ``(n, entries)`` in the stored order for each step, None where there is none: lower
-                slope, lower offset, upper slope, upper offset.
+                slope, lower offset, upper slope, upper offset. Slopes of planes are ``(n, places)``.
             both: all lines are parallel; bound from above as well.
             hull: 0 for ``center +- radius``; 1 and 2 for the l2 and l1 ball with radii per entry.
             center, radius: ``(n, entries)`` of the input in the stored order.
@@ -206,52 +239,91 @@ class Plan:
         Raises:
             InvalidValue: a tensor of another dtype or size than the plan's, or that is not contiguous.
         """
-        n = len(center)
-        given: list[tuple[str, Tensor, Shape]]
-        given = [("center", center, (n, len(self.input.order))), ("radius", radius, (n, len(self.input.order)))]
-        for step, size in self.line_sizes.items():
-            given += [("lines", line, (n, size)) for line in lines[4 * step : 4 * step + 4] if line is not None]
-        if rows is not None:
-            given.append(("rows", rows, (n if len(rows) != 1 else 1, rows.shape[1], len(start.order))))
-        for name, x, shape in given:
-            self._check(name, x, shape)
-        positions = offsets = None
-        bounds: Shape = (n, len(start.order) if rows is None else rows.shape[1])
-        if rows is None and wanted is None:
-            positions = torch.arange(len(start.order))
-        elif rows is None and wanted is not None:
-            if wanted.shape != bounds or wanted.dtype != torch.bool:
-                raise InvalidValue(
-                    "wanted", f"{wanted.dtype} of shape {tuple(wanted.shape)}", f"must be bool, {bounds}"
-                )
-            positions = wanted.nonzero()[:, 1].contiguous()
+        n, size = len(center), len(self.input.order)
+        self._check("center", center, (n, size))
+        self._check("radius", radius, (n, size))
+        over = {"hull": hull, "center": center.data_ptr(), "radius": radius.data_ptr()}
+        places, offsets = torch.arange(len(start.order)), None
+        if wanted is not None and rows is None:
+            shape = (n, len(start.order))
+            if wanted.shape != shape or wanted.dtype != torch.bool:
+                raise InvalidValue("wanted", f"{wanted.dtype} of shape {tuple(wanted.shape)}", f"must be bool, {shape}")
+            places = wanted.nonzero()[:, 1].contiguous()
             offsets = torch.cat([torch.zeros(1, dtype=torch.int64), wanted.sum(1).cumsum(0)])
-            bounds = (len(positions),)
-        low = center.new_empty(bounds)
-        high = center.new_empty(bounds) if both else None
+        low, high = self._run(start, n, rows, places, offsets, sign, lines, both, over, memory, threads, isa)
+        if wanted is None or rows is not None:
+            return low, high
+        return _spread(low, wanted, -torch.inf), None if high is None else _spread(high, wanted, torch.inf)
+
+    def forms(
+        self,
+        start: Stored,
+        *,
+        inputs: int,
+        rows: Tensor | None,
+        places: Tensor | None,
+        sign: float,
+        lines: Sequence[Tensor | None],
+        both: bool,
+        memory: int = 1 << 62,
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The linear forms of the input that bound rows: for the sets that :meth:`run` has no hull for.
+
+        Arguments are those of :meth:`run`; ``inputs`` says how many inputs there are, and without rows ``places`` which
+        unit rows are asked for, by rising stored positions.
+
+        Returns:
+            Coefficients ``(n, r, entries)`` in the stored order, and the constants ``(n, r)`` of the forms below and
+            (with ``both``) above, which share them.
+        """
+        if rows is None and places is None:
+            places = torch.arange(len(start.order))
+        count = rows.shape[1] if rows is not None else 0 if places is None else len(places)
+        forms = torch.empty(inputs, count, len(self.input.order), dtype=self.dtype)
+        over = {"hull": 3, "center": 0, "radius": 0, "forms": forms.data_ptr()}
+        low, high = self._run(start, inputs, rows, places, None, sign, lines, both, over, memory, threads, isa)
+        return forms, low, high
+
+    def _run(
+        self,
+        start: Stored,
+        n: int,
+        rows: Tensor | None,
+        places: Tensor | None,
+        offsets: Tensor | None,
+        sign: float,
+        lines: Sequence[Tensor | None],
+        both: bool,
+        over: dict[str, int],
+        memory: int,
+        threads: int | None,
+        isa: str | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        self._check_rows(start, n, rows, lines)
+        count = rows.shape[1] if rows is not None else 0 if places is None else len(places)
+        low = torch.empty((n, count) if offsets is None else (count,), dtype=self.dtype)
+        high = torch.empty_like(low) if both else None
         self.native.run(
             start=start.node,
             inputs=n,
-            rows=bounds[-1],
+            rows=count,
             coefficients=_address(rows),
             coefficient_batch=1 if rows is None else rows.shape[0],
-            positions=_address(positions),
+            positions=_address(None if rows is not None else places),
             row_offsets=_address(offsets),
             sign=sign,
             lines=[_address(line) for line in lines],
             both=both,
-            hull=hull,
-            center=center.data_ptr(),
-            radius=radius.data_ptr(),
+            **over,
             low=low.data_ptr(),
             high=_address(high),
             memory=memory,
             threads=torch.get_num_threads() if threads is None else threads,
             isa=native.isa() if isa is None else isa,
         )
-        if wanted is None or rows is not None:
-            return low, high
-        return _spread(low, wanted, -torch.inf), None if high is None else _spread(high, wanted, torch.inf)
+        return low, high
 
     def forwards(self, node: Stored) -> bool:
         """Whether :meth:`forward` takes the step of a node: not the input, nor lines, nor a convolution whose padding
@@ -310,6 +382,14 @@ class Plan:
         )
         return results
 
+    def _check_rows(self, start: Stored, n: int, rows: Tensor | None, lines: Sequence[Tensor | None]) -> None:
+        for step, (slopes, offsets) in self.line_sizes.items():
+            for line, size in zip(lines[4 * step : 4 * step + 4], (slopes, offsets) * 2, strict=True):
+                if line is not None:
+                    self._check("lines", line, (n, size))
+        if rows is not None:
+            self._check("rows", rows, (n if len(rows) != 1 else 1, rows.shape[1], len(start.order)))
+
     def _check(self, name: str, x: Tensor, shape: Shape) -> None:
         if x.dtype != self.dtype or x.device.type != "cpu" or tuple(x.shape) != shape or not x.is_contiguous():
             found = f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
@@ -319,6 +399,12 @@ class Plan:
 def _spread(bounds: Tensor, wanted: Tensor, rest: float) -> Tensor:
     """Bounds of the wanted entries, input by input, among all."""
     return torch.full(wanted.shape, rest, dtype=bounds.dtype).masked_scatter_(wanted, bounds)
+
+
+def _places(source: Stored, target: Stored, outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of entries sorted by where the output is stored: their order, where each output starts, what it reads."""
+    rows, order = target.positions()[outputs].sort(stable=True)
+    return order, torch.searchsorted(rows, torch.arange(len(target.order) + 1)), source.positions()[inputs][order]
 
 
 def _address(x: Tensor | None) -> int:

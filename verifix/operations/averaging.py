@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from verifix.operations.base import Affine, Shape
+from verifix.tensors import Entries
 
 
 class Pooling(Affine):
@@ -40,6 +41,16 @@ class Pooling(Affine):
 
     def adjoint(self, rows: Tensor) -> tuple[Tensor, ...]:
         return (self._apply(rows, [matrix.T for matrix in self.matrices]),)
+
+    def entries(self) -> Entries:
+        outputs = inputs = torch.arange(math.prod(self.shape[: len(self.shape) - len(self.matrices)]))
+        weights = torch.ones(len(outputs), dtype=torch.float64)
+        for matrix in self.matrices:
+            row, column = matrix.cpu().nonzero(as_tuple=True)
+            outputs = (outputs[:, None] * matrix.shape[0] + row).flatten()
+            inputs = (inputs[:, None] * matrix.shape[1] + column).flatten()
+            weights = (weights[:, None] * matrix.cpu()[row, column]).flatten()
+        return Entries(outputs, inputs, weights)
 
     def offset(self, like: Tensor) -> Tensor | None:
         return None
@@ -101,6 +112,11 @@ class Reduction(Affine):
     def adjoint(self, rows: Tensor) -> tuple[Tensor, ...]:
         spread = rows.reshape(len(rows), *self.kept) * self.factor
         return (spread.expand(len(rows), *self.inputs[0]),)
+
+    def entries(self) -> Entries:
+        inputs = torch.arange(math.prod(self.inputs[0]))
+        outputs = torch.arange(math.prod(self.kept)).reshape(self.kept).expand(self.inputs[0]).flatten()
+        return Entries(outputs, inputs, torch.full((len(inputs),), self.factor, dtype=torch.float64))
 
     def offset(self, like: Tensor) -> Tensor | None:
         return None

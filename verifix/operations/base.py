@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from verifix.operations.relaxation import Relaxation
+from verifix.tensors import Entries
 
 Shape = tuple[int, ...]
 Value = Callable[[], Tensor]
@@ -74,6 +75,10 @@ class Affine(Operation):
     @abstractmethod
     def offset(self, like: Tensor) -> Tensor | None:
         """``b``, broadcastable to ``(1, *shape)``, or None where it is zero."""
+
+    def entries(self) -> Entries | None:
+        """``W`` by its entries over flattened shapes, in float64, where it has one input and is fixed; else None."""
+        return None
 
     def offset_size(self, like: Tensor) -> Tensor | None:
         """A bound on the absolute values of the terms that ``b`` is made of; see ``bounds.rounding``."""

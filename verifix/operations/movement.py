@@ -9,7 +9,7 @@ from torch import Tensor
 
 from verifix.errors import InvalidValue
 from verifix.operations.base import Affine, Shape
-from verifix.tensors import flatten
+from verifix.tensors import Entries, flatten
 
 
 class Movement(Affine):
@@ -72,6 +72,10 @@ class Movement(Affine):
             zeros = flat.new_zeros(len(rows), self.size)
             moved = zeros.index_add(1, self.index.to(rows.device)[used], flat[:, used])
         return (moved.reshape(len(rows), *self.inputs[0]),)
+
+    def entries(self) -> Entries:
+        taken = self.index[self.used]
+        return Entries(self.used.nonzero().flatten(), taken, torch.ones(len(taken), dtype=torch.float64))
 
     def offset(self, like: Tensor) -> Tensor | None:
         if self.whole or self.fill == 0.0:

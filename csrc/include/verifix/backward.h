@@ -32,12 +32,16 @@ struct BackwardRequest {
     const std::int64_t* row_offsets = nullptr; // (inputs + 1): where the positions of each input begin; null: they share all
     std::int64_t coefficient_batch = 1;        // 1: all inputs share the coefficients
     T sign = T(1);                             // of the unit vectors
-    std::vector<const T*> lines;               // for each step 4 pointers to (inputs, entries), null where there is none
+    std::vector<const T*> lines;               // for each step 4 pointers to (inputs, entries), null where there is none;
+                                               // slopes of a step of planes are (inputs, places)
     bool both = false;                         // lines are parallel: bounds from above come along
-    int hull = 0;                              // 0: radius per entry (box); 1: l2 norm of radius * coefficient; 2: largest
-    const T* center = nullptr;                 // (inputs, entries of the input)
+    int hull = 0;                              // 0: radius per entry (box); 1: l2 norm of radius * coefficient; 2: largest;
+                                               // 3: none, the caller takes it over `forms`
+    const T* center = nullptr;                 // (inputs, entries of the input); null with hull 3
     const T* radius = nullptr;
-    T* low = nullptr;                          // (inputs, rows), or (rows) where there are row_offsets
+    T* forms = nullptr;                        // hull 3: (inputs, rows, entries of the input) or (rows, entries), the
+                                               // coefficients that arrive
+    T* low = nullptr;                          // (inputs, rows), or (rows) where there are row_offsets; with hull 3 constants
     T* high = nullptr;
 };
 
@@ -59,8 +63,13 @@ public:
     int scaling(int source, const T* scale, const T* shift, const T* shift_size = nullptr);
     int sum(int first, int second, T factor);
     int concatenation(const std::vector<int>& sources);
-    int movement(int source, PlanShape output, const std::int64_t* index, const T* fill);
+    // Entry o of the output is constant[o] plus the sum of weight[k] times entry index[k] of the source, for the `count`
+    // places k from offsets[o] up to offsets[o + 1]. A null constant is zero.
+    int sparse(int source, PlanShape output, std::int64_t count, const std::int64_t* offsets, const std::int64_t* index,
+               const T* weight, const T* constant);
     int lines(int source);
+    // Entries between two linear functions of the entries of the source at their places, as maxima over windows are.
+    int planes(int source, PlanShape output, std::int64_t count, const std::int64_t* offsets, const std::int64_t* index);
 
     PlanShape shape(int node) const;
     int nodes() const;
