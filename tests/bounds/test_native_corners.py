@@ -14,7 +14,8 @@ from tests.bounds.native_cases import (
 )
 from tests.networks import relu_network
 from verifix.bounds import NAMED, Engine, bounds, parse_method
-from verifix.bounds.native import Inexpressible, NativePass
+from verifix.bounds.lowered import Inexpressible
+from verifix.bounds.native import NativePass
 from verifix.certify import certify
 from verifix.graph import INPUT, Graph, Node, capture
 from verifix.graph.sequential import walk

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from verifix.bounds.backward import backward
+from verifix.bounds.forward import ForwardPass
+from verifix.bounds.lowered import Inexpressible, lower
 from verifix.bounds.method import Method
-from verifix.bounds.native import Inexpressible, NativePass
+from verifix.bounds.native import NativePass
 from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error, underflow, upper_bound
 from verifix.bounds.tiles import check_memory, row_tiles
 from verifix.errors import InvalidValue
-from verifix.graph import INPUT, Graph
+from verifix.graph import INPUT, Graph, Node
 from verifix.operations import Affine, Nonlinear, Relaxation, Shape
 from verifix.sets import InputSet
 from verifix.tensors import contract, flatten
@@ -34,8 +36,9 @@ class Engine:
         memory: byte budget of a backward pass; default a quarter of what is free, at most 64 MiB on CPU.
         rounding: widen every bound by a rigorous bound on its own rounding error. Training switches this off: it needs
             gradients, not certificates.
-        native: use the compiled backward pass where it can express the network and the lines, and no gradients
-            are recorded; its bounds and those of plain torch differ by rounding only.
+        native: where no gradients are recorded, use the compiled backward pass where it can express the network and the
+            lines, and the compiled forward steps node by node; their bounds and those of plain torch differ by rounding
+            only.
 
     Gradients flow to parameters and inputs through everything but the rounding terms.
     """
@@ -60,8 +63,11 @@ class Engine:
         self._preactivations: dict[str, Interval] = {}
         self._intervals: dict[str, Interval] = {}
         self._magnitudes: dict[str, Tensor] = {}
+        self._largest: dict[str, Tensor] = {}
         self._native: NativePass | None = None
         self._wants_native = native and method.slopes != "constant"
+        self._forward: ForwardPass | None = None
+        self._wants_forward = native
 
     def rows(self, name: str, rows: Tensor, *, upper: bool = True) -> tuple[Tensor, Tensor | None]:
         """Bounds of ``rows . z`` for a named node: lower and upper, both ``(n, r)``.
@@ -130,7 +136,8 @@ class Engine:
         if self._wants_native and not torch.is_grad_enabled():
             try:
                 if self._native is None:
-                    self._native = NativePass(self.graph, self.inputs, self.memory)
+                    lowered = None if self._forward is None else self._forward.lowered
+                    self._native = NativePass(self.graph, self.inputs, self.memory, lowered)
                 return self._native(name, rows, self.relaxations, upper=upper, wanted=wanted)
             except Inexpressible as reason:
                 _say_once(str(reason))
@@ -177,9 +184,40 @@ class Engine:
                 sides = [self._preactivation(node.inputs[0])]
             else:
                 sides = [self._intervals[source] if source != INPUT else self.inputs.hull() for source in node.inputs]
-            lowers, uppers = zip(*sides, strict=True)
+            compiled = None if torch.is_grad_enabled() else self._compiled(node)
+            if compiled is not None:
+                self._intervals[node.name] = self._compiled_interval(compiled, node, sides)
+                continue
+            lowers, uppers = (
+                [self._shaped(source, side[i]) for source, side in zip(node.inputs, sides, strict=True)] for i in (0, 1)
+            )
             self._intervals[node.name] = node.operation.interval(lowers, uppers)
-        return self._rounded(name, *(self.inputs.hull() if name == INPUT else self._intervals[name]))
+        lower, upper = self.inputs.hull() if name == INPUT else self._intervals[name]
+        return self._rounded(name, self._shaped(name, lower), self._shaped(name, upper))
+
+    def _shaped(self, name: str, x: Tensor) -> Tensor:
+        """What compiled steps leave in the shape of its source, in that of its node."""
+        return x.reshape(len(x), *self.graph.shape_of(name))
+
+    def _compiled(self, node: Node) -> ForwardPass | None:
+        """The compiled forward pass, where it has a step for a node."""
+        if self._wants_forward and self._forward is None:
+            try:
+                self._forward = ForwardPass(lower(self.graph, self.inputs.center), quantum(self.dtype))
+            except Inexpressible:
+                self._wants_forward = False
+        return self._forward if self._forward is not None and node in self._forward else None
+
+    def _compiled_interval(self, compiled: ForwardPass, node: Node, sides: list[Interval]) -> Interval:
+        """The interval of an affine node; its magnitude comes along where rounding will ask for it."""
+        sizes: list[Tensor] = []
+        if self.rounding and node.name not in self._magnitudes:
+            self._prepare(node.name)
+            sizes = [self._magnitude(source) for source in node.inputs]
+        lower, upper, *magnitude = compiled(node, sides, sizes)
+        if magnitude:
+            (self._magnitudes[node.name],) = magnitude
+        return lower, upper
 
     def _rounded(self, name: str, lower: Tensor, upper: Tensor) -> Interval:
         if not self.rounding:
@@ -207,6 +245,11 @@ class Engine:
                 continue
             parts = [self._magnitudes[source] for source in node.inputs]
             operation = node.operation
+            compiled = self._compiled(node)
+            if compiled is not None:
+                (self._magnitudes[node.name],) = compiled(node, [], parts)
+                continue
+            parts = [self._shaped(source, part) for source, part in zip(node.inputs, parts, strict=True)]
             if isinstance(operation, Affine):
                 size = operation.absolute(*parts)
                 offset = operation.offset_size(size)
@@ -217,13 +260,16 @@ class Engine:
                     torch.maximum(parts[0], torch.maximum(lower.abs(), upper.abs()))
                 )
             self._magnitudes[node.name] = (size + quantum(self.dtype)).expand(len(self.inputs), *node.shape)
-        return self._magnitudes[name]
+        return self._shaped(name, self._magnitudes[name])
 
     def _largest_magnitude(self, name: str) -> Tensor:
         """``1 + max M`` over a node and its ancestors, ``(n,)``."""
         names = [INPUT, *(node.name for node in self.graph.ancestors(name))] if name != INPUT else [INPUT]
-        sizes = [self._magnitudes[n] for n in names if n in self._magnitudes and self._magnitudes[n].numel()]
-        sizes = [size.amax(tuple(range(1, size.dim()))) if size.dim() > 1 else size for size in sizes]
+        for n in names:
+            if n in self._magnitudes and n not in self._largest and self._magnitudes[n].numel():
+                size = self._magnitudes[n]
+                self._largest[n] = size.amax(tuple(range(1, size.dim()))) if size.dim() > 1 else size
+        sizes = [self._largest[n] for n in names if n in self._largest]
         largest = torch.stack(sizes).amax(0) if sizes else self.inputs.center.new_zeros(len(self.inputs))
         return SAFETY * (1 + largest)
 

@@ -2,161 +2,49 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from verifix.bounds.lowered import Inexpressible, Lowered, lower
 from verifix.bounds.tiles import check_memory, row_tiles
-from verifix.graph import INPUT, Graph, Node
-from verifix.kernels.plan import Plan, Stored, available, plane, standard_order
-from verifix.operations import (
-    Affine,
-    Concatenation,
-    Convolution,
-    Dense,
-    Levels,
-    Lines,
-    MaxPool,
-    Movement,
-    Nonlinear,
-    Relaxation,
-    Scaling,
-    Sum,
-)
+from verifix.graph import INPUT, Graph
+from verifix.kernels.plan import Stored
+from verifix.operations import Levels, Lines, MaxPool, Relaxation
 from verifix.operations.maxpool import Selection
 from verifix.sets import Box, InputSet, LpBall
-from verifix.tensors import Entries, fold, unfold
-
-
-class Inexpressible(Exception):
-    """Why a graph, a set or a relaxation cannot be put on the plan."""
+from verifix.tensors import fold, unfold
 
 
 class NativePass:
-    """A graph on the compiled plan, with its weights as they are now, over one batch of input sets.
+    """Backward passes of a lowered graph over one batch of input sets.
+
+    Args:
+        memory: byte budget of coefficients; default as for the engine.
+        lowered: the graph on the plan, if it is at hand.
 
     Raises:
         Inexpressible: with the reason, where the plan has no step for an operation.
-
-    Args:
-        memory: byte budget where the set needs the coefficients that arrive at the input; default as for the engine.
     """
 
-    def __init__(self, graph: Graph, inputs: InputSet, memory: int | None = None) -> None:
-        center = inputs.center
-        if not available():
-            raise Inexpressible("the compiled part is missing")
-        if center.device.type != "cpu" or center.dtype not in (torch.float32, torch.float64):
-            raise Inexpressible(f"{center.dtype} on {center.device}")
-        self.graph, self.inputs = graph, inputs
-        if any(0 in shape for shape in (graph.input_shape, *(n.shape for n in graph.nodes.values()))):
-            raise Inexpressible("activations without entries")
-        self.plan = Plan(graph.input_shape, center.dtype)
-        self.stored: dict[str, Stored] = {INPUT: self.plan.input}
-        self.step_of: dict[str, int] = {}
-        self.places: dict[
-            str, Tensor
-        ] = {}  # of maxima: which entries of which windows the slopes are of, in their order
-        self.steps = 0
-        for node in graph.nodes.values():
-            self._place(node)
-        self.memory = check_memory(memory, center.device)
+    def __init__(
+        self, graph: Graph, inputs: InputSet, memory: int | None = None, lowered: Lowered | None = None
+    ) -> None:
+        lowered = lower(graph, inputs.center) if lowered is None else lowered
+        for reason in lowered.missing.values():
+            raise Inexpressible(reason)
+        self.graph, self.inputs, self.plan = graph, inputs, lowered.plan
+        self.stored, self.step_of, self.steps, self.places = (
+            lowered.stored, lowered.step_of, lowered.steps, lowered.places,
+        )  # fmt: skip
+        self.memory = check_memory(memory, inputs.center.device)
         self.hull: tuple[int, Tensor, Tensor] | None = None
         if (closed := _hull(inputs)) is not None:
             kind, *sides = closed
-            middle, radius = (self.plan.input.pack(side.expand_as(center)) for side in sides)
+            middle, radius = (self.plan.input.pack(side.expand_as(inputs.center)) for side in sides)
             self.hull = kind, middle, radius
-
-    def _place(self, node: Node) -> None:
-        operation, sources = node.operation, [self.stored[name] for name in node.inputs]
-        before = sources[0]
-        like = self.inputs.center
-        if isinstance(operation, Dense) and len(operation.shape) == 1:
-            placed = self.plan.dense(before, operation.weight().to(like), _bias(operation, like))
-        elif isinstance(operation, Dense):
-            placed = self._dense_on_the_last_axis(operation, before)
-        elif isinstance(operation, Convolution):
-            placed = self.plan.convolution(
-                self._standard(before, operation.inputs[0]),
-                operation.shape,
-                operation.weight().to(like).reshape(len(operation.weight()), -1, *_two(operation.kernel)),
-                _bias(operation, like),
-                [
-                    *_two(operation.kernel),
-                    *_two(operation.stride),
-                    *_two(operation.padding, 0),
-                    *_two(operation.dilation),
-                    operation.groups,
-                ],
-            )
-        elif isinstance(operation, Scaling):
-            size = math.prod(operation.shape)
-            scale, shift = (
-                None if value is None else value().to(like).expand(operation.shape).reshape(size)
-                for value in (operation.scale, operation.shift)
-            )
-            placed = self.plan.scaling(before, scale, shift)
-        elif isinstance(operation, Sum):
-            shape = operation.shape
-            alike = sources[0].plane == sources[1].plane and torch.equal(sources[0].order, sources[1].order)
-            first, second = sources if alike else [self._standard(source, shape) for source in sources]
-            placed = self.plan.sum(first, second, operation.factor)
-        elif isinstance(operation, Concatenation) and operation.axis == 0:
-            parts = [self._standard(source, shape) for source, shape in zip(sources, operation.inputs, strict=True)]
-            placed = self.plan.concatenation(parts, operation.shape)
-        elif isinstance(operation, Concatenation):
-            placed = self._concatenate(operation, sources)
-        elif isinstance(operation, Movement) and operation.reshape_only:
-            flat = len(operation.shape) == 1  # consumers of flat activations read entries in any order
-            placed = before if flat else self._standard(before, operation.shape)
-        elif isinstance(operation, Affine) and (entries := operation.entries()) is not None:
-            constant = operation.offset(like)
-            flat_constant = None if constant is None else constant.expand(operation.shape).flatten()
-            placed = self.plan.sparse(before, operation.shape, entries, flat_constant)
-        elif isinstance(operation, MaxPool):
-            outputs, column = (operation.windows >= 0).nonzero(as_tuple=True)
-            placed, order = self.plan.planes(before, operation.shape, outputs, operation.windows[outputs, column])
-            self.places[node.name] = (outputs * operation.windows.shape[1] + column)[order]
-            self.step_of[node.name] = placed.node - 1
-        elif isinstance(operation, Nonlinear) and operation.inputs[0] == operation.shape:
-            placed = self.plan.lines(before)
-            self.step_of[node.name] = placed.node - 1
-        else:
-            raise Inexpressible(f"{type(operation).__name__} of node {node.name!r}")
-        self.stored[node.name] = placed
-        self.steps = max(self.steps, placed.node)
-
-    def _standard(self, source: Stored, shape: tuple[int, ...]) -> Stored:
-        """The same activation stored as its own shape says."""
-        return self.plan.rearranged(source, plane(shape), standard_order(shape))
-
-    def _dense_on_the_last_axis(self, operation: Dense, source: Stored) -> Stored:
-        """A convolution of a single position, over a plane that has the last axis for channels."""
-        *lead, _ = operation.inputs[0]
-        weight, like = operation.weight(), self.inputs.center
-        (outputs, channels), height, width = weight.shape, math.prod(lead[:-1]), lead[-1]
-        rows = self.plan.rearranged(source, (channels, height, width), torch.arange(math.prod(operation.inputs[0])))
-        placed = self.plan.convolution(
-            rows, (outputs, height, width), weight.to(like)[:, :, None, None], _bias(operation, like),
-            [1, 1, 1, 1, 0, 0, 1, 1, 1],
-        )  # fmt: skip
-        return replace(placed, order=torch.arange(math.prod(operation.shape)))
-
-    def _concatenate(self, operation: Concatenation, sources: Sequence[Stored]) -> Stored:
-        """Along another axis than the channels: every part in its place among zeros, added up."""
-        shape = operation.shape
-        parts = torch.arange(math.prod(shape)).reshape(shape).split(operation.widths, operation.axis)
-        placed = [
-            self.plan.sparse(
-                source, shape, Entries(to.flatten(), torch.arange(to.numel()), torch.ones(to.numel())), None
-            )
-            for source, to in zip(sources, parts, strict=True)
-        ]
-        return functools.reduce(lambda first, second: self.plan.sum(first, second, 1.0), placed)
 
     def __call__(
         self,
@@ -272,14 +160,6 @@ def _slopes_in_windows(relaxation: Relaxation, pool: MaxPool) -> tuple[tuple[Ten
     below = (pool.windows == relaxation.lower_index[:, :, None]).to(slope.dtype)
     above = torch.where(pool.windows == relaxation.upper_index[:, :, None], slope, 0.0)
     return (below.flatten(1), above.flatten(1)), (relaxation.unknown, relaxation.offset)
-
-
-def _bias(operation: Dense | Convolution, like: Tensor) -> Tensor | None:
-    return None if operation.bias is None else operation.bias().to(like)
-
-
-def _two(values: tuple[int, ...], missing: int = 1) -> tuple[int, int]:
-    return (missing, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
 def _hull(inputs: InputSet) -> tuple[int, Tensor, Tensor] | None:
