@@ -199,7 +199,8 @@ void Plan<T>::forward(const ForwardRequest<T>& request, int threads, Isa isa) co
         const std::int64_t products = entries * work.windows.runs * work.windows.run_size;
         return forward_windows(work, threads_for(request.inputs, products, threads), isa);
     }
-    parallel_ranges(request.inputs * step.h, threads_for(request.inputs, entries, threads),
+    const std::int64_t products = step.kind == StepKind::sparse ? entries + step.offsets[entries] : entries;
+    parallel_ranges(request.inputs * step.h, threads_for(request.inputs, products, threads),
                     [&](std::int64_t first, std::int64_t last) { run_entries(work, first, last, isa); });
 }
 

@@ -186,7 +186,7 @@ struct Sweep {
     }
 };
 
-// Steps that have an entry or two of their sources in each entry of the output.
+// Steps that have some entries of their sources in each entry of the output.
 template <class T, Wanted wanted>
 struct EntryByEntry {
     static constexpr bool has_interval = wanted != magnitudes, has_magnitude = wanted != intervals;

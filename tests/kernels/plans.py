@@ -29,7 +29,7 @@ def entries(plane: Plane) -> int:
 class Step:
     """A step as matrices ``(outputs, entries of the source)``, one for each source; lines and planes have none.
 
-    Planes have ``places``: outputs and the entries that they read.
+    Sparse steps and planes have ``places``: outputs and the entries that they read.
     """
 
     sources: list[int]
@@ -159,7 +159,8 @@ class Case:
         )  # fmt: skip
         matrix = np.zeros((size, inputs))
         np.add.at(matrix, (outputs, index), weight)
-        self.add(node, plane, Step([source], [matrix], np.zeros(size) if constant is None else constant))
+        shift = np.zeros(size) if constant is None else constant
+        self.add(node, plane, Step([source], [matrix], shift, places=(outputs, index)))
 
     def planes_over_entries(self) -> None:
         source = self.some()

@@ -87,6 +87,7 @@ def test_nothing_to_forward() -> None:
     bent = plan.lines(plan.input)
     assert not plan.forwards(plan.input)
     assert not plan.forwards(bent)
+    assert not plan.forwards(plan.planes(plan.input, (1,), torch.zeros(2, dtype=torch.int64), torch.arange(2))[0])
     with pytest.raises(ValueError, match="node 1 has no forward step"):
         plan.forward(bent, magnitudes=[torch.zeros(1, 4)])
 

@@ -134,6 +134,8 @@ def test_within_its_error_of_rational_arithmetic(seed: int, count: int, dtype: A
                     mass += abs(weight) * (max(abs(low), abs(high)) + (high - low))
                     total += abs(weight) * m
                     terms += 1
+            if step.places is not None:  # an entry that is read twice counts twice
+                terms = int((step.places[0] == output).sum())
             gamma = (terms + 5) * unit / (1 - (terms + 5) * unit)
             error = gamma * (mass + abs(bias))
             assert abs(Fraction(float(lower[1, output])) - (center + bias - spread)) <= error
