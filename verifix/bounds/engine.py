@@ -18,7 +18,7 @@ from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error
 from verifix.bounds.tiles import check_memory, row_tiles
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph, Node
-from verifix.operations import Affine, Nonlinear, Relaxation, Shape
+from verifix.operations import Affine, Levels, Nonlinear, Relaxation, Shape
 from verifix.sets import InputSet
 from verifix.tensors import contract, flatten
 
@@ -181,9 +181,9 @@ class Engine:
             if node.name in self._intervals:
                 continue
             if isinstance(node.operation, Nonlinear):
-                sides = [self._preactivation(node.inputs[0])]
-            else:
-                sides = [self._intervals[source] if source != INPUT else self.inputs.hull() for source in node.inputs]
+                self._intervals[node.name] = self._image(node.name, node.operation, node.inputs[0])
+                continue
+            sides = [self._intervals[source] if source != INPUT else self.inputs.hull() for source in node.inputs]
             compiled = None if torch.is_grad_enabled() else self._compiled(node)
             if compiled is not None:
                 self._intervals[node.name] = self._compiled_interval(compiled, node, sides)
@@ -194,6 +194,16 @@ class Engine:
             self._intervals[node.name] = node.operation.interval(lowers, uppers)
         lower, upper = self.inputs.hull() if name == INPUT else self._intervals[name]
         return self._rounded(name, self._shaped(name, lower), self._shaped(name, upper))
+
+    def _image(self, name: str, operation: Nonlinear, source: str) -> Interval:
+        """The interval of a nonlinear node; flat lines, where the method has these, are that already."""
+        if self.method.slopes == "constant":
+            self._prepare(name)
+        lines = self.relaxations.get(name)
+        if isinstance(lines, Levels):
+            return lines.lower, lines.upper
+        lower, upper = self._preactivation(source)
+        return operation.interval([lower], [upper])
 
     def _shaped(self, name: str, x: Tensor) -> Tensor:
         """What compiled steps leave in the shape of its source, in that of its node."""
