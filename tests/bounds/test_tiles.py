@@ -11,8 +11,9 @@ from torch import Tensor
 from tests.bounds.cases import METHODS, input_sets
 from tests.networks import graphs, relu_network
 from verifix.bounds import bounds
-from verifix.bounds.tiles import bytes_per_row, check_memory, input_tiles, row_tiles
+from verifix.bounds.tiles import budget, bytes_per_row, check_memory, least_memory, row_tiles
 from verifix.certify import certify
+from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
 from verifix.sets import Ball
 
@@ -24,12 +25,29 @@ def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
 
 
 @settings(max_examples=40)
-@given(st.data(), graphs(), st.sampled_from(METHODS), st.sampled_from((1, 700, 5000)))
-def test_any_budget(data: st.DataObject, graph: Graph, method: str, memory: int) -> None:
+@given(st.data(), graphs(), st.sampled_from(METHODS), st.sampled_from((0, 700, 5000)), st.booleans())
+def test_any_budget(data: st.DataObject, graph: Graph, method: str, more: int, gradients: bool) -> None:
     inputs = data.draw(input_sets(graph.input_shape, torch.float64, most=3))
-    for name in (graph.output, next(iter(graph.nodes))):
-        whole, cut = (bounds(graph, inputs, method, node=name, memory=budget) for budget in (1 << 30, memory))
-        assert all(close(a, b, torch.float64) for a, b in zip(whole, cut, strict=True))
+    least = least_memory(graph, [torch.float64])
+    rows = torch.randn(len(inputs), 2, *graph.shape, dtype=torch.float64)
+    with torch.set_grad_enabled(gradients):
+        for name, asked in ((graph.output, rows), (graph.output, None), (next(iter(graph.nodes)), None)):
+            whole, cut = (
+                bounds(graph, inputs, method, node=name, rows=asked, memory=memory)
+                for memory in (1 << 30, 1 + more if gradients else least + more)
+            )
+            assert all(close(a, b, torch.float64) for a, b in zip(whole, cut, strict=True))
+
+
+@settings(max_examples=40)
+@given(graphs(), st.sampled_from((torch.float32, torch.float64)))
+def test_a_budget_that_cannot_hold_is_refused(graph: Graph, dtype: torch.dtype) -> None:
+    inputs = Ball("linf", 0.1).around(torch.zeros(2, *graph.input_shape, dtype=dtype))
+    least = least_memory(graph, [dtype])
+    with torch.no_grad():
+        bounds(graph, inputs, "ibp", memory=least)
+        with pytest.raises(InvalidValue, match=f"^memory = {least - 1}: this network needs at least {least} bytes"):
+            bounds(graph, inputs, "ibp", memory=least - 1)
 
 
 @settings(max_examples=40)
@@ -47,7 +65,10 @@ def test_certify_in_tiles() -> None:
     model = relu_network((4, 9, 9, 3), 3).float()
     x = 2 * torch.randn(41, 4)
     y = model(x).argmax(1)
-    whole, cut = (certify(model, x, y, Ball("linf", 0.2), "crown", memory=memory) for memory in (1 << 30, 1))
+    least = least_memory(capture(model, x), [torch.float32, torch.float64])
+    whole, cut = (certify(model, x, y, Ball("linf", 0.2), "crown", memory=memory) for memory in (1 << 30, least))
+    with pytest.raises(InvalidValue, match=f"needs at least {least} bytes"):
+        certify(model, x, y, Ball("linf", 0.2), "crown", memory=least - 1)
     assert len(set(whole.verdicts.tolist())) > 1
     assert whole.verdicts.tolist() == cut.verdicts.tolist()
     assert torch.equal(whole.recomputed, cut.recomputed)
@@ -61,8 +82,8 @@ def test_tiles_cover_everything_once(rows: int, inputs: int, memory: int) -> Non
     graph = capture(relu_network((4, 9, 3), 0), torch.zeros(1, 4, dtype=torch.float64))
     taken = [i for tile in row_tiles(rows, inputs, graph, torch.float64, memory) for i in range(rows)[tile]]
     assert taken == list(range(rows))
-    taken = [i for tile in input_tiles(inputs, graph, torch.float64, memory) for i in range(inputs)[tile]]
-    assert taken == list(range(inputs))
+    within = budget(graph, [torch.float64], torch.device("cpu"), least_memory(graph, [torch.float64]) + memory)
+    assert [i for tile in within.tiles(inputs, torch.float64) for i in range(inputs)[tile]] == list(range(inputs))
     for tile in row_tiles(rows, inputs, graph, torch.float64, memory):
         width = tile.stop - tile.start
         assert width == 1 or width * max(inputs, 1) * bytes_per_row(graph, torch.float64) <= memory

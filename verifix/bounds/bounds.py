@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from verifix.bounds.engine import Engine
-from verifix.bounds.method import MethodLike, parse_method
+from verifix.bounds.method import Method, MethodLike, parse_method
 from verifix.bounds.rounding import plain_arithmetic
+from verifix.bounds.tiles import budget, bytes_of_passes
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph, capture
 from verifix.sets import InputSet
@@ -35,7 +36,7 @@ def bounds(
             or a :class:`verifix.bounds.Method`.
         node: the node to bound; default the output. ``graph.nodes`` lists the names.
         rows: linear forms to bound instead of the entries: ``(r, *shape)`` for all inputs, or ``(n, r, *shape)``.
-        memory: byte budget of the passes; default a quarter of what is free, at most 64 MiB on CPU.
+        memory: byte budget of all that is computed here, where nothing is recorded; default a quarter of what is free.
         rounding: widen the bounds by a rigorous bound on their own rounding error, so that they hold in real
             arithmetic. Gradients are not affected.
 
@@ -64,18 +65,42 @@ def bounds(
     shape = graph.shape_of(name)
     if rows is not None:
         rows = check_rows(rows, len(inputs), shape).to(inputs.center)
-    best: tuple[Tensor, Tensor] | None = None
+    if torch.is_grad_enabled():
+        passes, tiles = bytes_of_passes(memory, inputs.center.device), [slice(0, len(inputs))]
+    else:
+        within = budget(graph, [inputs.center.dtype], inputs.center.device, memory)
+        passes, tiles = within.passes, list(within.tiles(len(inputs), inputs.center.dtype)) or [slice(0, 0)]
+    parts = []
     with plain_arithmetic():
-        for choice in methods:
-            engine = Engine(graph, inputs, choice, memory=memory, rounding=rounding)
-            if rows is None:
-                lower, upper = engine.node(name)
-            else:
-                lower, high = engine.rows(name, rows)
-                upper = lower if high is None else high
-            best = (lower, upper) if best is None else intersect(best, (lower, upper))
+        for tile in tiles:
+            part = inputs if len(tiles) == 1 else inputs.select(tile)
+            own = rows if rows is None or len(rows) == 1 else rows[tile]
+            parts.append(_best(graph, part, methods, name, own, passes, rounding))
+    lowers, uppers = zip(*parts, strict=True)
+    return (lowers[0], uppers[0]) if len(parts) == 1 else (torch.cat(lowers), torch.cat(uppers))
+
+
+def _best(
+    graph: Graph,
+    inputs: InputSet,
+    methods: tuple[Method, ...],
+    name: str,
+    rows: Tensor | None,
+    memory: int,
+    rounding: bool,
+) -> tuple[Tensor, Tensor]:
+    """The tightest bounds of several methods."""
+    best: tuple[Tensor, Tensor] | None = None
+    for choice in methods:
+        engine = Engine(graph, inputs, choice, memory=memory, rounding=rounding)
+        if rows is None:
+            lower, upper = engine.node(name)
+        else:
+            lower, high = engine.rows(name, rows)
+            upper = lower if high is None else high
+        best = (lower, upper) if best is None else intersect(best, (lower, upper))
     if best is None:
-        raise InvalidValue("method", method, "name at least one")
+        raise InvalidValue("method", methods, "name at least one")
     return best
 
 

@@ -15,7 +15,7 @@ from verifix.bounds.lowered import Inexpressible, lower
 from verifix.bounds.method import Method
 from verifix.bounds.native import NativePass
 from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error, underflow, upper_bound
-from verifix.bounds.tiles import check_memory, row_tiles
+from verifix.bounds.tiles import bytes_of_passes, row_tiles
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph, Node
 from verifix.operations import Affine, Levels, Nonlinear, Relaxation, Shape
@@ -33,7 +33,7 @@ class Engine:
         graph: the network.
         inputs: where its inputs may be; bounds are computed in the dtype of these sets.
         method: which bounds.
-        memory: byte budget of a backward pass; default a quarter of what is free, at most 64 MiB on CPU.
+        memory: byte budget of the rows of a backward pass; default 64 MiB on CPU, 1 GiB on CUDA.
         rounding: widen every bound by a rigorous bound on its own rounding error. Training switches this off: it needs
             gradients, not certificates.
         native: where no gradients are recorded, use the compiled backward pass where it can express the network and the
@@ -58,7 +58,7 @@ class Engine:
         self.graph, self.inputs, self.method = graph, inputs, method
         self.rounding = rounding
         self.dtype = inputs.center.dtype
-        self.memory = check_memory(memory, inputs.center.device)
+        self.memory = bytes_of_passes(memory, inputs.center.device)
         self.relaxations: dict[str, Relaxation] = {}
         self._preactivations: dict[str, Interval] = {}
         self._intervals: dict[str, Interval] = {}

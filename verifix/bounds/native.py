@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verifix.bounds.lowered import Inexpressible, Lowered, lower
-from verifix.bounds.tiles import check_memory, row_tiles
+from verifix.bounds.tiles import bytes_of_passes, row_tiles
 from verifix.graph import INPUT, Graph
 from verifix.kernels.plan import Stored
 from verifix.operations import Levels, Lines, MaxPool, Relaxation
@@ -39,7 +39,7 @@ class NativePass:
         self.stored, self.step_of, self.steps, self.places = (
             lowered.stored, lowered.step_of, lowered.steps, lowered.places,
         )  # fmt: skip
-        self.memory = check_memory(memory, inputs.center.device)
+        self.memory = bytes_of_passes(memory, inputs.center.device)
         self.hull: tuple[int, Tensor, Tensor] | None = None
         if (closed := _hull(inputs)) is not None:
             kind, *sides = closed

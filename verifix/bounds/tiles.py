@@ -3,27 +3,111 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
+from verifix.operations import Affine, Convolution, Dense, Operation
 
 COPIES = 6
-"""How many tensors of the widest node's size a backward pass holds at once, for one row of one input."""
+"""How many tensors of the widest node's size a backward pass in plain torch holds at once, for one row of one input."""
+KEPT = 8
+"""How many numbers the engine keeps for each entry of each node, for one input: bounds, lines, magnitudes."""
+COPIES_OF_WEIGHTS = 5
+"""How often the compiled passes hold the weights, for a moment: as they were, packed for either direction."""
+BUNDLE = 64
+"""How many bytes a compiled backward pass holds for each entry of each node, at the least."""
 ROWS = 8
 """Fewer rows than this at once waste time; batches of inputs are cut before rows are."""
-CACHED = 64 << 20
-"""Larger tiles are slower on CPU: they leave the caches, and their pages are fresh each time."""
+TILE = {"cpu": 64 << 20, "cuda": 1 << 30}
+"""Larger tiles are no faster; on CPU they are slower: they leave the caches, and their pages are fresh each time."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a byte budget leaves: bytes for the rows of a pass, and how many inputs at once (of each dtype)."""
+
+    passes: int
+    inputs: dict[torch.dtype, int]
+
+    def tiles(self, inputs: int, dtype: torch.dtype) -> Iterator[slice]:
+        """Slices of inputs that are worked on together."""
+        for start in range(0, inputs, self.inputs[dtype]):
+            yield slice(start, min(start + self.inputs[dtype], inputs))
+
+
+def budget(graph: Graph, dtypes: Sequence[torch.dtype], device: torch.device, memory: int | None = None) -> Budget:
+    """How to work on a network within a byte budget: as given; by default a quarter of what is free now.
+
+    Half of what the weights leave is for what is kept of each input, half for the rows of a pass.
+
+    Raises:
+        InvalidValue: a budget that one input and one row at a time would exceed.
+    """
+    total = check_memory(memory, device)
+    room = (total - sum(_bytes_of_weights(graph, dtype) for dtype in dtypes)) // 2
+    least = max(max(_bytes_of_input(graph, dtype), _bytes_of_row(graph, dtype)) for dtype in dtypes)
+    if room < least:
+        needed = least_memory(graph, dtypes)
+        raise InvalidValue("memory", total, f"this network needs at least {needed} bytes, one input at a time")
+    room = max(least, min(room, TILE.get(device.type, room)))
+    return Budget(
+        room,
+        {
+            dtype: max(1, room // max(_bytes_of_input(graph, dtype), ROWS * bytes_per_row(graph, dtype)))
+            for dtype in dtypes
+        },
+    )
+
+
+def least_memory(graph: Graph, dtypes: Sequence[torch.dtype]) -> int:
+    """The smallest byte budget that :func:`budget` accepts."""
+    least = max(max(_bytes_of_input(graph, dtype), _bytes_of_row(graph, dtype)) for dtype in dtypes)
+    return sum(_bytes_of_weights(graph, dtype) for dtype in dtypes) + 2 * least
+
+
+def _bytes_of_weights(graph: Graph, dtype: torch.dtype) -> int:
+    numbers = sum(_numbers(node.operation) for node in graph.nodes.values())
+    return COPIES_OF_WEIGHTS * numbers * _size(dtype) + 16 * _entries(graph)  # and lists of entries
+
+
+def _numbers(operation: Operation) -> int:
+    """How many constants an operation has, about."""
+    if isinstance(operation, Dense | Convolution):
+        return operation.weight().numel()
+    return math.prod(operation.shape) if isinstance(operation, Affine) else 0
+
+
+def _bytes_of_input(graph: Graph, dtype: torch.dtype) -> int:
+    return KEPT * _entries(graph) * _size(dtype)
+
+
+def _bytes_of_row(graph: Graph, dtype: torch.dtype) -> int:
+    """What the smallest tile of a backward pass needs, compiled or not."""
+    return max(BUNDLE * _entries(graph), bytes_per_row(graph, dtype))
+
+
+def _entries(graph: Graph) -> int:
+    return sum(math.prod(shape) for shape in [graph.input_shape, *(node.shape for node in graph.nodes.values())])
+
+
+def _size(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits // 8
+
+
+def bytes_of_passes(memory: int | None, device: torch.device) -> int:
+    """What an engine may use for the rows of a pass: as given, or a tile of the usual size."""
+    return check_memory(TILE.get(device.type, TILE["cpu"]) if memory is None else memory, device)
 
 
 def check_memory(memory: int | None, device: torch.device) -> int:
-    """The byte budget: as given; by default a quarter of what is free now, on CPU no more than :data:`CACHED`."""
+    """The byte budget: as given; by default a quarter of what is free now."""
     if memory is None:
-        quarter = _free(device) // 4
-        return min(quarter, CACHED) if device.type == "cpu" else quarter
+        return _free(device) // 4
     if isinstance(memory, bool) or not isinstance(memory, int):
         raise InvalidType("memory", memory, "a whole number of bytes")
     if memory <= 0:
@@ -42,9 +126,9 @@ def _free(device: torch.device) -> int:
 
 
 def bytes_per_row(graph: Graph, dtype: torch.dtype) -> int:
-    """What one row of one input needs in a backward pass."""
+    """What one row of one input needs in a backward pass in plain torch."""
     widest = max(math.prod(shape) for shape in [graph.input_shape, *(node.shape for node in graph.nodes.values())])
-    return COPIES * widest * torch.finfo(dtype).bits // 8
+    return COPIES * widest * _size(dtype)
 
 
 def row_tiles(rows: int, inputs: int, graph: Graph, dtype: torch.dtype, memory: int) -> Iterator[slice]:
@@ -52,10 +136,3 @@ def row_tiles(rows: int, inputs: int, graph: Graph, dtype: torch.dtype, memory: 
     count = max(1, memory // (bytes_per_row(graph, dtype) * max(inputs, 1)))
     for start in range(0, rows, count):
         yield slice(start, min(start + count, rows))
-
-
-def input_tiles(inputs: int, graph: Graph, dtype: torch.dtype, memory: int) -> Iterator[slice]:
-    """Slices of inputs such that at least :data:`ROWS` rows of all of them fit the budget."""
-    count = max(1, memory // (bytes_per_row(graph, dtype) * ROWS))
-    for start in range(0, inputs, count):
-        yield slice(start, min(start + count, inputs))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from verifix.bounds import Engine, Method, MethodLike, parse_method
 from verifix.bounds.rounding import plain_arithmetic
-from verifix.bounds.tiles import check_memory, input_tiles
+from verifix.bounds.tiles import Budget, budget
 from verifix.certify.specification import Margins, Specification
 from verifix.certify.verdict import Result, Verdict
 from verifix.errors import InvalidType, InvalidValue
@@ -33,7 +33,7 @@ def certify(
         y: labels ``(n,)``; or a :class:`Specification` such as :class:`verifix.Rows`.
         inputs: a :class:`verifix.Ball` to put around each input, or an input set made from them.
         method: ``ibp``, ``crown-ibp``, ``cap``, ``crown``; several joined by ``+`` for the best of each margin.
-        memory: byte budget of the bound passes; default a quarter of what is free, at most 64 MiB on CPU.
+        memory: byte budget of all that is computed here; default a quarter of what is free.
 
     Returns:
         A :class:`Result`. ``verified`` means that in real arithmetic, for the network with these very weights, every
@@ -44,7 +44,7 @@ def certify(
 
     Raises:
         UnsupportedOperation: the model holds an operation without a rule.
-        InvalidValue, InvalidType: what is wrong with an argument, by name.
+        InvalidValue, InvalidType: what is wrong with an argument, by name; a budget that a single input would exceed.
 
     >>> from verifix import Ball
     >>> model = nn.Linear(2, 2)
@@ -65,9 +65,9 @@ def certify(
     specification.check(len(x), graph.shape[0])
 
     with torch.no_grad(), plain_arithmetic():
-        budget = check_memory(memory, x.device)
-        margins, recomputed = _decide(graph, sets, specification, methods, budget)
-        logits = _logits(graph, x, budget)
+        within = budget(graph, [x.dtype] if x.dtype == torch.float64 else [x.dtype, torch.float64], x.device, memory)
+        margins, recomputed = _decide(graph, sets, specification, methods, within)
+        logits = _logits(graph, x, within)
     predictions = logits.argmax(1) if logits.shape[1] else logits.new_zeros(len(x), dtype=torch.int64)
     verdicts = np.full(len(x), Verdict.UNKNOWN.value, dtype="<U9")
     proved = (margins > 0).all(1)
@@ -114,17 +114,17 @@ def _example(x: Tensor) -> Tensor:
 
 
 def _decide(
-    graph: Graph, sets: InputSet, specification: Specification, methods: tuple[Method, ...], memory: int
+    graph: Graph, sets: InputSet, specification: Specification, methods: tuple[Method, ...], within: Budget
 ) -> tuple[Tensor, Tensor]:
     """Margins of every row, and which inputs were decided in float64."""
     parts, recomputed = [], torch.zeros(len(sets), dtype=torch.bool, device=sets.center.device)
-    for tile in input_tiles(len(sets), graph, sets.center.dtype, memory):
-        margins = _margins(graph, sets.select(tile), specification, methods, memory, tile)
+    for tile in within.tiles(len(sets), sets.center.dtype):
+        margins = _margins(graph, sets.select(tile), specification, methods, within.passes, tile)
         if sets.center.dtype != torch.float64:
             index = (~(margins > 0).all(1)).nonzero()[:, 0] + tile.start
-            for piece in index.split(max(1, (tile.stop - tile.start + 1) // 2)):
+            for piece in index.split(within.inputs[torch.float64]):
                 doubled = sets.select(piece).to(torch.float64)
-                exact = _margins(graph, doubled, specification, methods, memory, piece)
+                exact = _margins(graph, doubled, specification, methods, within.passes, piece)
                 margins[piece - tile.start] = _round_down(exact, margins.dtype)
             recomputed[index] = True
         parts.append(margins)
@@ -161,7 +161,7 @@ def _margins(
     return torch.where(threshold == 0, total, total - 2 * torch.finfo(total.dtype).eps * (best.abs() + threshold.abs()))
 
 
-def _logits(graph: Graph, x: Tensor, memory: int) -> Tensor:
+def _logits(graph: Graph, x: Tensor, within: Budget) -> Tensor:
     """What the original model says of the inputs themselves, at test time."""
     model = graph.model
     flags = [] if model is None else [(module, module.training) for module in model.modules()]
@@ -170,7 +170,7 @@ def _logits(graph: Graph, x: Tensor, memory: int) -> Tensor:
     try:
         run = graph if model is None else model
         # on copies: a first layer may work in place
-        parts = [run(x[tile].detach().clone()) for tile in input_tiles(len(x), graph, x.dtype, memory)]
+        parts = [run(x[tile].detach().clone()) for tile in within.tiles(len(x), x.dtype)]
     finally:
         for module, flag in flags:
             module.training = flag

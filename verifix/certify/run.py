@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from verifix._version import __version__
 from verifix.bounds import parse_method
-from verifix.bounds.tiles import CACHED
+from verifix.bounds.tiles import budget, check_memory
 from verifix.certify.certify import certify
 from verifix.certify.store import Record, RunStore
 from verifix.data import Dataset
@@ -28,8 +28,6 @@ from verifix.models import fingerprint, probe
 from verifix.sets import Ball, InputSet
 
 DEFAULT_BATCH = 50
-DEFAULT_MEMORY = {"cpu": CACHED, "cuda": 4 << 30}
-"""In bytes. Fixed, since another budget cuts the work into other pieces, whose last bits may differ on resume."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def certify_run(
         data: inputs and labels, of the network's floating-point type; :meth:`Dataset.first` limits them.
         ball: the perturbations, one ball around each input.
         out: the run folder, see :mod:`verifix.certify.store`.
-        method, memory: as in :func:`verifix.certify`, but the budget is :data:`DEFAULT_MEMORY` where none is given.
+        method, memory: as in :func:`verifix.certify`.
         settings, sources: what else to record in ``settings.json``: compared on resume, and not compared.
         progress: called after the folder is opened and after every chunk.
         certifier: decides a chunk, ``certifier(x, y, inputs)``, in place of the engine.
@@ -99,7 +97,7 @@ def certify_run(
     resolved = dict(settings or {}) | _settings(model, data, ball, method, batch)
     parse_method(method)  # refuses names that it does not know
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    memory = DEFAULT_MEMORY.get(device.type, DEFAULT_MEMORY["cpu"]) if memory is None else memory
+    memory = check_memory(memory, device)
     inputs = ball.around(data.images)  # refuses inputs outside the box, all at once and before anything is written
     probe(model, data.images[:2].to(device), data.classes, resolved.get("model"))
     certifier = certifier or _engine(model, data.images[:2].to(device), method, memory)
@@ -155,6 +153,9 @@ class _Job:
 
 def _engine(model: nn.Module, example: Tensor, method: str, memory: int) -> Certifier:
     graph = capture(model, example)
+    budget(
+        graph, sorted({example.dtype, torch.float64}, key=str), example.device, memory
+    )  # refuses one that is too small
 
     def decide(x: Tensor, y: Tensor, inputs: InputSet) -> Decided:
         return certify(graph, x, y, inputs, method=method, memory=memory)
