@@ -177,7 +177,12 @@ public:
           lines_(network.shapes.size()), shifts_(network.shapes.size()) {
         const std::vector<PlanShape>& shapes = network.shapes;
         std::int64_t heights = 0;
-        for (const PlanShape& shape : shapes) heights += shape.h;
+        std::int64_t highest = 0, widest = 0;
+        for (const PlanShape& shape : shapes) {
+            heights += shape.h;
+            highest = std::max(highest, shape.h), widest = std::max(widest, shape.w);
+        }
+        axis_blocks_.resize(static_cast<std::size_t>(highest + widest));
         shift_numbers_.resize(static_cast<std::size_t>(heights));
         std::int64_t* shift = shift_numbers_.data();
         for (std::size_t node = 0; node < shapes.size(); ++node) {
@@ -226,6 +231,7 @@ public:
                            static_cast<T*>(memory_.get()),
                            route_.first_writer.data(),
                            lines_.data(),
+                           axis_blocks_.data(),
                            request_.start,
                            units,
                            group.one_position,
@@ -343,6 +349,7 @@ private:
     std::vector<Entries> entries_;
     std::vector<std::vector<std::int32_t>> own_;
     std::vector<LinesOfInput<T>> lines_;
+    std::vector<AxisBlock> axis_blocks_;
     std::vector<std::int64_t> shift_numbers_;
     std::vector<std::int64_t*> shifts_;
     std::unique_ptr<void, Free> memory_;

@@ -196,75 +196,76 @@ struct Pass {
     static void gather_some(Vector* const* targets, const T* const* weights, int64_t count, const Column* columns,
                             int64_t column_count, bool first) {
         int64_t t = 0;
-        if (targets_together == 8 && count == 8) return gather<targets_together>(targets, weights, columns, column_count, first);
         for (; t + 4 <= count; t += 4) gather<4>(targets + t, weights + t, columns, column_count, first);
         if (t + 2 <= count) gather<2>(targets + t, weights + t, columns, column_count, first), t += 2;
         if (t < count) gather<1>(targets + t, weights + t, columns, column_count, first);
     }
 
-    // Which windows along one axis an input position feeds, among those from `begin` to `end`.
-    struct Range {
-        int64_t first, last;  // last is one past the last
-        bool operator==(const Range& other) const { return first == other.first && last == other.last; }
-    };
-    static Range windows_over(int64_t position, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, int64_t begin,
-                              int64_t end) {
-        const int64_t right = position + padding, left = right - (kernel - 1) * dilation;
-        const int64_t first = left <= 0 ? 0 : (left + stride - 1) / stride, last = right / stride + 1;
-        const Range range{first < begin ? begin : first, last > end ? end : last};
-        return range.last > range.first ? range : Range{0, 0};
+    // Cuts the positions of one axis into blocks of neighbours that feed the same windows, of those from `first` to `last`.
+    static int64_t cut(AxisBlock* blocks, int64_t begin, int64_t end, int64_t kernel, int64_t stride, int64_t padding,
+                       int64_t dilation, int64_t first, int64_t last) {
+        int64_t count = 0;
+        for (int64_t position = begin; position < end; ++position) {
+            const int64_t right = position + padding, left = right - (kernel - 1) * dilation;
+            int64_t from = left <= 0 ? 0 : (left + stride - 1) / stride, to = right / stride + 1;
+            from = from < first ? first : from;
+            to = to > last ? last : to;
+            if (from >= to) from = to = 0;
+            if (count > 0 && dilation == 1 && blocks[count - 1].first == from && blocks[count - 1].last == to) {
+                blocks[count - 1].end = position + 1;
+            } else {
+                blocks[count++] = {position, position + 1, from, to};
+            }
+        }
+        return count;
     }
 
     void convolution(const Step<T>& step, int32_t node) {
-        const int32_t source = step.sources[0];
-        const Window from = tile.windows[node], to = tile.windows[source];
-        const auto rows_over = [&](int64_t h) {
-            return windows_over(h, step.kernel_h, step.stride_h, step.padding_h, step.dilation_h, from.h0, from.h1);
-        };
-        const auto columns_over = [&](int64_t w) {
-            return windows_over(w, step.kernel_w, step.stride_w, step.padding_w, step.dilation_w, from.w0, from.w1);
-        };
-        // A block of neighbouring inputs that feed the same windows shares its columns.
-        for (int64_t h = to.h0; h < to.h1;) {
-            const Range over_h = rows_over(h);
-            int64_t h_end = h + 1;
-            while (step.dilation_h == 1 && h_end < to.h1 && rows_over(h_end) == over_h) ++h_end;
-            for (int64_t w = to.w0; w < to.w1;) {
-                const Range over_w = columns_over(w);
-                int64_t w_end = w + 1;
-                while (step.dilation_w == 1 && w_end < to.w1 && columns_over(w_end) == over_w) ++w_end;
-                block(step, node, over_h, over_w, h, h_end, w, w_end);
-                w = w_end;
+        const Window from = tile.windows[node], to = tile.windows[step.sources[0]];
+        AxisBlock* const blocks_h = tile.axis_blocks;
+        const int64_t count_h = cut(blocks_h, to.h0, to.h1, step.kernel_h, step.stride_h, step.padding_h, step.dilation_h, from.h0, from.h1);
+        AxisBlock* const blocks_w = blocks_h + count_h;
+        const int64_t count_w = cut(blocks_w, to.w0, to.w1, step.kernel_w, step.stride_w, step.padding_w, step.dilation_w, from.w0, from.w1);
+        for (int64_t h = 0; h < count_h; ++h) {
+            for (int64_t w = 0; w < count_w; ++w) {
+                if (units_on == node) {
+                    unit_block(step, node, blocks_h[h], blocks_w[w]);
+                } else {
+                    block(step, node, blocks_h[h], blocks_w[w]);
+                }
             }
-            h = h_end;
         }
         bias(step, node);
     }
 
-    void block(const Step<T>& step, int32_t node, Range over_h, Range over_w, int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
+    // How far along the kernel, or -1 between its taps.
+    static int64_t tap_of(int64_t distance, int64_t dilation) {
+        if (dilation == 1) return distance;
+        return distance % dilation == 0 ? distance / dilation : -1;
+    }
+
+    void block(const Step<T>& step, int32_t node, const AxisBlock& over_h, const AxisBlock& over_w) {
         const int64_t inputs = tile.channels[step.sources[0]], outputs = step.c / step.groups;
-        if (units_on == node) return unit_block(step, node, over_h, over_w, h0, h1, w0, w1);
+        const int32_t* const channel = tile.entries[node].channel;
         for (int64_t group = 0; group < step.groups; ++group) {
             Column columns[most_columns];
             int64_t count = 0;
             bool first = fresh(step, node, 0);
             const auto flush = [&] {
-                sum_columns(step, group, columns, count, h0, h1, w0, w1, first);
+                sum_columns(step, group, columns, count, over_h, over_w, first);
                 first = false;
                 count = 0;
             };
             for (int64_t oh = over_h.first; oh < over_h.last; ++oh) {
-                const int64_t above = h0 + step.padding_h - oh * step.stride_h;
-                if (above % step.dilation_h != 0) continue;
+                const int64_t tap_h = tap_of(over_h.begin + step.padding_h - oh * step.stride_h, step.dilation_h);
+                if (tap_h < 0) continue;
                 for (int64_t ow = over_w.first; ow < over_w.last; ++ow) {
-                    const int64_t left = w0 + step.padding_w - ow * step.stride_w;
-                    if (left % step.dilation_w != 0) continue;
+                    const int64_t tap_w = tap_of(over_w.begin + step.padding_w - ow * step.stride_w, step.dilation_w);
+                    if (tap_w < 0) continue;
                     const Place range = place(node, oh, ow, group * outputs, (group + 1) * outputs);
-                    const int32_t* channel = tile.entries[node].channel;
                     if (range.first == range.last) continue;
-                    const int64_t tap = above / step.dilation_h * step.kernel_w + left / step.dilation_w;
                     columns[count++] = {at(node, oh, range.first), channel + range.first, range.last - range.first,
-                                        tap * inputs * outputs - group * outputs};
+                                        (tap_h * step.kernel_w + tap_w) * inputs * outputs - group * outputs};
                     if (count == most_columns) flush();
                 }
             }
@@ -273,23 +274,24 @@ struct Pass {
     }
 
     // Adds the columns to the needed inputs of a block, of one group.
-    void sum_columns(const Step<T>& step, int64_t group, const Column* columns, int64_t count, int64_t h0, int64_t h1,
-                     int64_t w0, int64_t w1, bool first) {
+    void sum_columns(const Step<T>& step, int64_t group, const Column* columns, int64_t count, const AxisBlock& over_h,
+                     const AxisBlock& over_w, bool first) {
         const int32_t source = step.sources[0];
         const int64_t inputs = tile.channels[source], outputs = step.c / step.groups, of_group = inputs / step.groups;
+        const int32_t* const channel = tile.entries[source].channel;
         Vector* targets[targets_together];
         const T* weights[targets_together];
         int64_t together = 0;
-        for (int64_t h = h0; h < h1; ++h) {
-            for (int64_t w = w0; w < w1; ++w) {
-                const T* weight = step.weight + ((h - h0) * step.kernel_w + (w - w0)) * inputs * outputs;
+        for (int64_t h = over_h.begin; h < over_h.end; ++h) {
+            const T* weight = step.weight + (h - over_h.begin) * step.kernel_w * inputs * outputs;
+            for (int64_t w = over_w.begin; w < over_w.end; ++w, weight += inputs * outputs) {
                 const Place range = place(source, h, w, group * of_group, (group + 1) * of_group);
                 Vector* rows = at(source, h, range.first);
                 for (int64_t k = range.first; k < range.last; ++k, rows += vectors) {
                     targets[together] = rows;
-                    weights[together++] = weight + tile.entries[source].channel[k] * outputs;
+                    weights[together++] = weight + channel[k] * outputs;
                     if (together == targets_together) {
-                        gather_some(targets, weights, together, columns, count, first);
+                        gather<targets_together>(targets, weights, columns, count, first);
                         together = 0;
                     }
                 }
@@ -299,20 +301,20 @@ struct Pass {
     }
 
     // The same where the rows are unit vectors of one position: the coefficients of a lane are weights of its channel.
-    void unit_block(const Step<T>& step, int32_t node, Range over_h, Range over_w, int64_t h0, int64_t h1, int64_t w0, int64_t w1) {
+    void unit_block(const Step<T>& step, int32_t node, const AxisBlock& over_h, const AxisBlock& over_w) {
         const int32_t source = step.sources[0];
         const int64_t inputs = tile.channels[source];
-        const int64_t above = h0 + step.padding_h - over_h.first * step.stride_h;
-        const int64_t left = w0 + step.padding_w - over_w.first * step.stride_w;
-        const bool reached = over_h.first < over_h.last && over_w.first < over_w.last && above % step.dilation_h == 0 &&
-                             left % step.dilation_w == 0;
+        const int64_t tap_h = tap_of(over_h.begin + step.padding_h - over_h.first * step.stride_h, step.dilation_h);
+        const int64_t tap_w = tap_of(over_w.begin + step.padding_w - over_w.first * step.stride_w, step.dilation_w);
+        const bool reached = over_h.first < over_h.last && over_w.first < over_w.last && tap_h >= 0 && tap_w >= 0;
         const bool first = fresh(step, node, 0);
-        const int64_t tap = reached ? above / step.dilation_h * step.kernel_w + left / step.dilation_w : 0;
+        const int64_t tap = reached ? tap_h * step.kernel_w + tap_w : 0;
         const Window& window = tile.windows[tile.start];
         const int32_t* channels = tile.entries[tile.start].channel + place(tile.start, window.h0, window.w0).first;
-        for (int64_t h = h0; h < h1; ++h) {
-            for (int64_t w = w0; w < w1; ++w) {
-                const T* weight = step.weight + (tap + (h - h0) * step.kernel_w + (w - w0)) * inputs * step.c;
+        for (int64_t h = over_h.begin; h < over_h.end; ++h) {
+            for (int64_t w = over_w.begin; w < over_w.end; ++w) {
+                const int64_t own_tap = tap + (h - over_h.begin) * step.kernel_w + (w - over_w.begin);
+                const T* weight = step.weight + own_tap * inputs * step.c;
                 for_each_listed(source, h, w, [&](Vector* rows, int64_t channel) {
                     Bundle own;
                     memset(&own, 0, sizeof own);
@@ -472,10 +474,10 @@ struct Pass {
     }
 
     void lines(const Step<T>& step, int32_t node) {
-        const LinesOfInput<T>& line = tile.lines[node - 1];
+        const LinesOfInput<T> line = tile.lines[node - 1];
         const int32_t source = step.sources[0];
         const bool first = fresh(step, node, 0);
-        match(node, source, 0, first, [&](Vector* target, const Vector* rows, int64_t e) {
+        const auto pull = [&](Vector* target, const Vector* rows, int64_t e) {
             const T slope_p = line.lower_slope[e], slope_n = line.upper_slope[e];
             for (int64_t v = 0; v < vectors; ++v) {
                 const Vector a = rows[v];
@@ -488,31 +490,51 @@ struct Pass {
                 }
                 target[v] = first ? pulled : target[v] + pulled;
             }
+        };
+        if (tile.entries[node].channel != tile.entries[source].channel) {
+            match(node, source, 0, first, pull);
+            return add_offsets(step, node);
+        }
+        // Both have the same entries: one sweep for slopes and offsets.
+        Bundle below, above;
+        memset(&below, 0, sizeof below);
+        memset(&above, 0, sizeof above);
+        for_each_position(node, [&](int64_t h, int64_t w) {
+            Vector* target = at(source, h, place(source, h, w).first);
+            for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
+                const int64_t e = (h * step.w + w) * step.c + c;
+                pull(target, rows, e);
+                add_offset(line, rows, e, below, above);
+                target += vectors;
+            });
         });
-        add_offsets(step, node);
+        add_constant(below, above);
     }
 
     // The constants of lines and planes.
     void add_offsets(const Step<T>& step, int32_t node) {
-        const LinesOfInput<T>& line = tile.lines[node - 1];
+        const LinesOfInput<T> line = tile.lines[node - 1];
         if (line.lower_offset == nullptr && line.upper_offset == nullptr) return;
         Bundle below, above;
         memset(&below, 0, sizeof below);
         memset(&above, 0, sizeof above);
         for_each_position(node, [&](int64_t h, int64_t w) {
             for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
-                const int64_t e = (h * step.w + w) * step.c + c;
-                const T offset_p = line.lower_offset == nullptr ? T(0) : line.lower_offset[e];
-                const T offset_n = line.upper_offset == nullptr ? T(0) : line.upper_offset[e];
-                if (offset_p == T(0) && offset_n == T(0)) return;
-                for (int64_t v = 0; v < vectors; ++v) {
-                    const Vector a = rows[v], positive = positive_part(a), negative = a - positive;
-                    below.part[v] += offset_p * positive + offset_n * negative;
-                    if (tile.both) above.part[v] += offset_n * positive + offset_p * negative;
-                }
+                add_offset(line, rows, (h * step.w + w) * step.c + c, below, above);
             });
         });
         add_constant(below, above);
+    }
+
+    void add_offset(const LinesOfInput<T>& line, const Vector* rows, int64_t e, Bundle& below, Bundle& above) const {
+        const T offset_p = line.lower_offset == nullptr ? T(0) : line.lower_offset[e];
+        const T offset_n = line.upper_offset == nullptr ? T(0) : line.upper_offset[e];
+        if (offset_p == T(0) && offset_n == T(0)) return;
+        for (int64_t v = 0; v < vectors; ++v) {
+            const Vector a = rows[v], positive = positive_part(a), negative = a - positive;
+            below.part[v] += offset_p * positive + offset_n * negative;
+            if (tile.both) above.part[v] += offset_n * positive + offset_p * negative;
+        }
     }
 
     // ---- the end ----

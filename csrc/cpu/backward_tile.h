@@ -57,6 +57,11 @@ struct LinesOfInput {
     const T *lower_slope, *lower_offset, *upper_slope, *upper_offset;
 };
 
+// Neighbours on one axis of a plane, from `begin` to `end`, that feed the same windows, from `first` to `last`.
+struct AxisBlock {
+    int64_t begin, end, first, last;
+};
+
 // Entries of a plane: those of position p (row by row) are the channels channel[offset[p]] ... channel[offset[p + 1] - 1],
 // in rising order.
 struct Entries {
@@ -75,6 +80,7 @@ struct Tile {
     T* coefficients;
     const int32_t* first_writer;  // of every node: the first step that gives it coefficients, or 0
     const LinesOfInput<T>* lines;
+    AxisBlock* axis_blocks;  // scratch, for as many as the highest and the widest plane have rows and columns
     int32_t start;     // the node that the rows are on
     bool units;        // the rows are unit vectors, times `sign`; else the coefficients of `start` are there
     bool one_position; // of one position, as its entries are listed
