@@ -91,11 +91,14 @@ class Groups {
 public:
     std::vector<Group> all;
 
+    // most: bundles of a tile; packed: all rows of several inputs go into one tile of so many.
     Groups(const BackwardRequest<T>& request, const std::vector<Step<T>>& steps, const std::vector<PlanShape>& shapes,
-           std::int64_t most)
+           std::int64_t most, bool packed)
         : request_(request), steps_(steps), shapes_(shapes), shape_(shapes[static_cast<std::size_t>(request.start)]), most_(most) {
-        if (request.coefficients != nullptr) {
-            const Window whole{0, static_cast<std::int32_t>(shape_.h), 0, static_cast<std::int32_t>(shape_.w)};
+        const Window whole{0, static_cast<std::int32_t>(shape_.h), 0, static_cast<std::int32_t>(shape_.w)};
+        if (packed) {
+            all.push_back({-1, 0, request.rows, most, windows(whole), false, false});
+        } else if (request.coefficients != nullptr) {
             for (std::int64_t row = 0; row < request.rows;) {
                 const std::int64_t bundles = request.rows - row > lanes_of_bundle<T> ? most_ : 1;
                 const std::int64_t count = std::min(bundles * lanes_of_bundle<T>, request.rows - row);
@@ -172,11 +175,12 @@ private:
 template <class T>
 class Worker {
 public:
-    Worker(const BackwardRequest<T>& request, const Network<T>& network, const Route<T>& route)
-        : request_(request), network_(network), route_(route), entries_(network.all_entries), own_(network.shapes.size()),
+    Worker(const BackwardRequest<T>& request, const Network<T>& network, const Route<T>& route, bool units)
+        : request_(request), units_(units), network_(network), route_(route), entries_(network.all_entries), own_(network.shapes.size()),
           lines_(network.shapes.size()), shifts_(network.shapes.size()) {
         const std::vector<PlanShape>& shapes = network.shapes;
         std::int64_t heights = 0;
+        memory_ = network.workspaces.take();
         std::int64_t highest = 0, widest = 0;
         for (const PlanShape& shape : shapes) {
             heights += shape.h;
@@ -197,10 +201,14 @@ public:
         }
     }
 
-    // Turns to the lines of an input, and lists the entries that they need.
-    void take(std::int64_t input) {
+    ~Worker() { network_.workspaces.give(std::move(memory_)); }
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+
+    // Turns to the lines of some inputs, and lists the entries that they need.
+    void take(std::int64_t input, std::int64_t count) {
         if (input == input_) return;
-        input_ = input;
+        input_ = input, inputs_ = count;
         for (std::size_t step = 0; step < network_.steps.size(); ++step) {
             const Step<T>& of = network_.steps[step];
             const std::int64_t entries = network_.shapes[step + 1].entries();
@@ -217,23 +225,24 @@ public:
 
     // The bounds of one group of rows, one for each lane.
     void run(const Group& group, T* low, T* high, Isa isa) {
-        const bool units = request_.coefficients == nullptr;
-        if (units) list_units(group);
+        if (units_) list_units(group);
         place_coefficients(group);
-        if (!units) fill_rows(group);
+        if (!units_) fill_rows(group);
         const std::int64_t entries = network_.shapes[0].entries();
         const Tile<T> tile{network_.steps.data(),
                            network_.channels.data(),
+                           network_.sizes.data(),
                            network_.widths.data(),
                            group.windows->data(),
                            entries_.data(),
                            shifts_.data(),
-                           static_cast<T*>(memory_.get()),
+                           static_cast<T*>(memory_.bytes.get()),
                            route_.first_writer.data(),
                            lines_.data(),
                            axis_blocks_.data(),
                            request_.start,
-                           units,
+                           inputs_,
+                           units_,
                            group.one_position,
                            group.neighbours,
                            request_.sign,
@@ -257,7 +266,7 @@ public:
         std::fill_n(forms, group.count * entries, T(0));
         if (!route_.reached[0]) return;
         for (std::int64_t h = window.h0; h < window.h1; ++h) {
-            const T* rows = static_cast<const T*>(memory_.get()) + shifts_[0][h - window.h0] * lanes;
+            const T* rows = static_cast<const T*>(memory_.bytes.get()) + shifts_[0][h - window.h0] * lanes;
             for (std::int64_t p = h * shape.w + window.w0; p < h * shape.w + window.w1; ++p) {
                 for (std::int64_t k = entries_[0].offset[p]; k < entries_[0].offset[p + 1]; ++k) {
                     T* const of_entry = forms + p * shape.c + entries_[0].channel[k];
@@ -271,19 +280,30 @@ private:
     std::int64_t positions(std::size_t node) const { return network_.shapes[node].h * network_.shapes[node].w; }
 
     void list_needed(std::size_t step) {
-        const LinesOfInput<T>& line = lines_[step];
-        const std::int64_t channels = network_.shapes[step + 1].c, planes = positions(step + 1);
+        const std::int64_t channels = network_.shapes[step + 1].c, planes = positions(step + 1), size = planes * channels;
+        std::vector<std::uint8_t>& needed = needed_;
+        needed.assign(static_cast<std::size_t>(size), 0);
+        for (std::int64_t input = 0; input < inputs_; ++input) {
+            const auto move = [&](const T* pointer) { return pointer == nullptr ? nullptr : pointer + input * size; };
+            const T *p = move(lines_[step].lower_slope), *n = move(lines_[step].upper_slope);
+            for (std::int64_t e = 0; e < size; ++e) {
+                needed[static_cast<std::size_t>(e)] |= static_cast<std::uint8_t>((p[e] != T(0)) | (n[e] != T(0)));
+            }
+            for (const T* offsets : {move(lines_[step].lower_offset), move(lines_[step].upper_offset)}) {
+                if (offsets == nullptr) continue;
+                for (std::int64_t e = 0; e < size; ++e) {
+                    needed[static_cast<std::size_t>(e)] |= static_cast<std::uint8_t>(offsets[e] != T(0));
+                }
+            }
+        }
         std::int32_t* offset = own_[step + 1].data();
         std::int32_t* channel = offset + planes + 1;
         std::int32_t count = 0;
         for (std::int64_t p = 0; p < planes; ++p) {
             offset[p] = count;
             for (std::int64_t c = 0; c < channels; ++c) {
-                const std::int64_t e = p * channels + c;
                 channel[count] = static_cast<std::int32_t>(c);
-                count += (line.lower_slope[e] != T(0)) | (line.upper_slope[e] != T(0)) |
-                         (line.lower_offset != nullptr && line.lower_offset[e] != T(0)) |
-                         (line.upper_offset != nullptr && line.upper_offset[e] != T(0));
+                count += needed[static_cast<std::size_t>(p * channels + c)];
             }
         }
         offset[planes] = count;
@@ -319,41 +339,42 @@ private:
             }
         }
         const std::int64_t bytes = std::max<std::int64_t>(total, 1) * group.bundles * bundle_bytes;
-        if (bytes > capacity_) {
-            memory_.reset();
-            memory_.reset(std::aligned_alloc(bundle_bytes, static_cast<std::size_t>(bytes)));
-            if (memory_ == nullptr) throw std::bad_alloc();
-            capacity_ = bytes;
-        }
+        memory_.reserve(bytes);
     }
 
     void fill_rows(const Group& group) {
-        const std::int64_t entries = network_.shapes[static_cast<std::size_t>(request_.start)].entries();
-        const std::int64_t lanes = group.bundles * lanes_of_bundle<T>;
-        const T* rows = request_.coefficients + (request_.coefficient_batch == 1 ? 0 : input_) * request_.rows * entries;
-        T* buffer = static_cast<T*>(memory_.get()) + shifts_[static_cast<std::size_t>(request_.start)][0] * lanes;
-        for (std::int64_t entry = 0; entry < entries; ++entry) {
-            for (std::int64_t lane = 0; lane < lanes; ++lane) {
-                buffer[entry * lanes + lane] = lane < group.count ? rows[(group.first + lane) * entries + entry] : T(0);
+        const auto start = static_cast<std::size_t>(request_.start);
+        const std::int64_t entries = network_.sizes[start], lanes = group.bundles * lanes_of_bundle<T>;
+        T* const first = static_cast<T*>(memory_.bytes.get()) + shifts_[start][0] * lanes;
+        if (group.count * inputs_ < lanes) std::fill_n(first, entries * lanes, T(0));
+        for (std::int64_t i = 0; i < inputs_; ++i) {
+            T* const buffer = first + i * group.count;
+            const T* rows = request_.coefficients;
+            if (rows == nullptr) {  // unit rows, where inputs are packed
+                for (std::int64_t entry = 0; entry < entries; ++entry) std::fill_n(buffer + entry * lanes, group.count, T(0));
+                for (std::int64_t row = 0; row < group.count; ++row) buffer[request_.positions[row] * lanes + row] = request_.sign;
+                continue;
+            }
+            rows += ((request_.coefficient_batch == 1 ? 0 : input_ + i) * request_.rows + group.first) * entries;
+            for (std::int64_t entry = 0; entry < entries; ++entry) {
+                for (std::int64_t row = 0; row < group.count; ++row) buffer[entry * lanes + row] = rows[row * entries + entry];
             }
         }
     }
 
-    struct Free {
-        void operator()(void* memory) const { std::free(memory); }
-    };
-
     const BackwardRequest<T>& request_;
+    const bool units_;
     const Network<T>& network_;
     const Route<T>& route_;
     std::vector<Entries> entries_;
     std::vector<std::vector<std::int32_t>> own_;
     std::vector<LinesOfInput<T>> lines_;
+    std::vector<std::uint8_t> needed_;
     std::vector<AxisBlock> axis_blocks_;
     std::vector<std::int64_t> shift_numbers_;
     std::vector<std::int64_t*> shifts_;
-    std::unique_ptr<void, Free> memory_;
-    std::int64_t capacity_ = 0, input_ = -1;
+    Workspaces::Memory memory_;
+    std::int64_t input_ = -1, inputs_ = 1;
 };
 
 template <class T>
@@ -414,6 +435,19 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
     }
 }
 
+// How many inputs share a tile: several where one has too few rows to fill it.
+template <class T>
+std::int64_t packable(const BackwardRequest<T>& request, const Network<T>& network, int threads) {
+    const PlanShape shape = network.shapes[static_cast<std::size_t>(request.start)];
+    if (request.row_offsets != nullptr || request.hull == static_cast<int>(Hull::none)) return 1;
+    if (request.coefficients == nullptr && shape.h * shape.w > 1) return 1;
+    for (std::int32_t step = 0; step < request.start; ++step) {
+        if (network.steps[static_cast<std::size_t>(step)].kind == StepKind::planes) return 1;
+    }
+    const std::int64_t fitting = most_bundles * lanes_of_bundle<T> / request.rows;
+    return std::max<std::int64_t>(1, std::min({fitting, most_packed, (request.inputs + threads - 1) / threads}));
+}
+
 }  // namespace
 
 template <class T>
@@ -422,29 +456,33 @@ void Plan<T>::run(const BackwardRequest<T>& request, std::int64_t memory, int th
     if (!isa_supported(isa)) throw std::invalid_argument(std::string("backward pass: this processor lacks ") + isa_name(isa));
     if (request.inputs * request.rows == 0) return;
 
-    const Route<T> route(parts_->steps, request.start, request.coefficients == nullptr);
-    std::unique_ptr<Groups<T>> groups(new Groups<T>(request, parts_->steps, parts_->shapes, most_bundles));
-    if (groups->most_bytes() * threads > memory) {
-        groups.reset(new Groups<T>(request, parts_->steps, parts_->shapes, 1));
-        threads = static_cast<int>(std::clamp<std::int64_t>(memory / std::max<std::int64_t>(groups->most_bytes(), 1), 1, threads));
+    const std::int64_t together = packable(request, *parts_, threads);
+    const bool packed = together > 1 && request.rows > 0, units = request.coefficients == nullptr && !packed;
+    const Route<T> route(parts_->steps, request.start, units);
+    std::unique_ptr<Groups<T>> groups(new Groups<T>(request, parts_->steps, parts_->shapes, most_bundles, packed));
+    if (groups->most_bytes() * threads > memory && !packed) {
+        groups.reset(new Groups<T>(request, parts_->steps, parts_->shapes, 1, false));
     }
+    threads = static_cast<int>(std::clamp<std::int64_t>(memory / std::max<std::int64_t>(groups->most_bytes(), 1), 1, threads));
     const bool shared = request.row_offsets == nullptr;
     const auto count = static_cast<std::int64_t>(groups->all.size());
+    const std::int64_t blocks = (request.inputs + together - 1) / together;  // of inputs
     std::atomic<bool> out_of_memory{false};
 
-    parallel_ranges(shared ? request.inputs * count : count, threads, [&](std::int64_t first, std::int64_t last) {
+    parallel_ranges(shared ? blocks * count : count, threads, [&](std::int64_t first, std::int64_t last) {
         alignas(bundle_bytes) T low[most_bundles * lanes_of_bundle<T>], high[most_bundles * lanes_of_bundle<T>];
         try {
-            Worker<T> worker(request, *parts_, route);
+            Worker<T> worker(request, *parts_, route, units);
             for (std::int64_t task = first; task < last; ++task) {
                 const Group& group = groups->all[static_cast<std::size_t>(shared ? task % count : task)];
-                const std::int64_t input = shared ? task / count : group.input;
-                worker.take(input);
+                const std::int64_t input = shared ? task / count * together : group.input;
+                const std::int64_t inputs = shared ? std::min(together, request.inputs - input) : 1;
+                worker.take(input, inputs);
                 worker.run(group, low, high, isa);
                 const std::int64_t at = (shared ? input * request.rows : 0) + group.first;
-                std::copy_n(low, group.count, request.low + at);
-                if (request.both) std::copy_n(high, group.count, request.high + at);
-                if (worker.without_set()) worker.write_forms(group, request.forms + at * parts_->shapes[0].entries());
+                std::copy_n(low, inputs * group.count, request.low + at);
+                if (request.both) std::copy_n(high, inputs * group.count, request.high + at);
+                if (worker.without_set()) worker.write_forms(group, request.forms + at * parts_->sizes[0]);
             }
         } catch (const std::bad_alloc&) {
             out_of_memory = true;

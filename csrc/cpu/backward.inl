@@ -25,9 +25,11 @@ constexpr int64_t vector_bytes = 16;
 constexpr int64_t targets_together = 4;
 #endif
 
-template <class T, int64_t bundles>
+// `packed`: several inputs share the tile.
+template <class T, int64_t bundles, bool packed>
 struct Pass {
     typedef T Vector __attribute__((vector_size(vector_bytes)));
+    typedef decltype(Vector{} < Vector{}) Mask;
     static constexpr int64_t vectors = bundles * bundle_bytes / vector_bytes;  // of one entry
     static constexpr int64_t lanes = bundles * bundle_bytes / static_cast<int64_t>(sizeof(T));
     static constexpr int64_t lanes_of_vector = vector_bytes / static_cast<int64_t>(sizeof(T));
@@ -51,9 +53,26 @@ struct Pass {
     Bundle diagonal;        // while the rows are still unit vectors, what they are multiplied by
     int32_t units_on = -1;  // and the node that they are on; -1 once they are written out
 
+    Mask lanes_of[packed ? most_packed : 1][vectors];  // which lanes are of an input
+
     explicit Pass(const Tile<T>& tile) : tile(tile) {
         memset(&low, 0, sizeof low);
         memset(&high, 0, sizeof high);
+        for (int64_t input = 0; packed && input < tile.inputs; ++input) {
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                lanes_of[input][lane / lanes_of_vector][lane % lanes_of_vector] = lane / tile.rows == input ? -1 : 0;
+            }
+        }
+    }
+
+    // A number of each lane's input, where those of one input are `size` apart; null stands for zeros.
+    Vector of_inputs(const T* numbers, int64_t entry, int64_t size, int64_t v) const {
+        if (numbers == nullptr) return Vector{};
+        Vector result = Vector{} + numbers[entry];
+        for (int64_t input = 1; packed && input < tile.inputs; ++input) {
+            result = lanes_of[input][v] ? Vector{} + numbers[input * size + entry] : result;
+        }
+        return result;
     }
 
     // The first and the last place, in its list, of the entries of a node at a plane position.
@@ -478,16 +497,8 @@ struct Pass {
         const int32_t source = step.sources[0];
         const bool first = fresh(step, node, 0);
         const auto pull = [&](Vector* target, const Vector* rows, int64_t e) {
-            const T slope_p = line.lower_slope[e], slope_n = line.upper_slope[e];
             for (int64_t v = 0; v < vectors; ++v) {
-                const Vector a = rows[v];
-                Vector pulled;
-                if (slope_p == slope_n) {
-                    pulled = slope_p * a;
-                } else {
-                    const Vector positive = positive_part(a), negative = a - positive;
-                    pulled = slope_p * positive + slope_n * negative;
-                }
+                const Vector pulled = packed ? pull_each(line, node, rows[v], e, v) : pull_one(line, rows[v], e);
                 target[v] = first ? pulled : target[v] + pulled;
             }
         };
@@ -504,7 +515,7 @@ struct Pass {
             for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
                 const int64_t e = (h * step.w + w) * step.c + c;
                 pull(target, rows, e);
-                add_offset(line, rows, e, below, above);
+                add_offset(line, node, rows, e, below, above);
                 target += vectors;
             });
         });
@@ -520,20 +531,45 @@ struct Pass {
         memset(&above, 0, sizeof above);
         for_each_position(node, [&](int64_t h, int64_t w) {
             for_each_listed(node, h, w, [&](const Vector* rows, int64_t c) {
-                add_offset(line, rows, (h * step.w + w) * step.c + c, below, above);
+                add_offset(line, node, rows, (h * step.w + w) * step.c + c, below, above);
             });
         });
         add_constant(below, above);
     }
 
-    void add_offset(const LinesOfInput<T>& line, const Vector* rows, int64_t e, Bundle& below, Bundle& above) const {
-        const T offset_p = line.lower_offset == nullptr ? T(0) : line.lower_offset[e];
-        const T offset_n = line.upper_offset == nullptr ? T(0) : line.upper_offset[e];
-        if (offset_p == T(0) && offset_n == T(0)) return;
+    // Coefficients through the lines of one entry. An entry whose slopes are zero passes zeros on, whatever came: then
+    // nothing depends on which other inputs are in the tile.
+    static Vector pull_one(const LinesOfInput<T>& line, const Vector& a, int64_t e) {
+        const T slope_p = line.lower_slope[e], slope_n = line.upper_slope[e];
+        if (slope_p == T(0) && slope_n == T(0)) return Vector{};
+        if (slope_p == slope_n) return slope_p * a;
+        const Vector positive = positive_part(a), negative = a - positive;
+        return slope_p * positive + slope_n * negative;
+    }
+
+    Vector pull_each(const LinesOfInput<T>& line, int32_t node, const Vector& a, int64_t e, int64_t v) const {
+        const Vector slope_p = of_inputs(line.lower_slope, e, tile.sizes[node], v);
+        const Vector slope_n = of_inputs(line.upper_slope, e, tile.sizes[node], v);
+        const Vector positive = positive_part(a), negative = a - positive;
+        const Vector pulled = slope_p == slope_n ? slope_p * a : slope_p * positive + slope_n * negative;
+        return ((slope_p == T(0)) & (slope_n == T(0))) ? Vector{} : pulled;
+    }
+
+    void add_offset(const LinesOfInput<T>& line, int32_t node, const Vector* rows, int64_t e, Bundle& below, Bundle& above) const {
+        const int64_t size = tile.sizes[node];
+        const auto offset_of = [&](const T* offsets, int64_t input) { return offsets == nullptr ? T(0) : offsets[input * size + e]; };
+        bool any = false;
+        for (int64_t input = 0; input < (packed ? tile.inputs : 1); ++input) {
+            any |= !(offset_of(line.lower_offset, input) == T(0) && offset_of(line.upper_offset, input) == T(0));
+        }
+        if (!any) return;
         for (int64_t v = 0; v < vectors; ++v) {
+            const Vector offset_p = of_inputs(line.lower_offset, e, size, v), offset_n = of_inputs(line.upper_offset, e, size, v);
             const Vector a = rows[v], positive = positive_part(a), negative = a - positive;
-            below.part[v] += offset_p * positive + offset_n * negative;
-            if (tile.both) above.part[v] += offset_n * positive + offset_p * negative;
+            const Vector down = offset_p * positive + offset_n * negative, up = offset_n * positive + offset_p * negative;
+            const Mask none = (offset_p == T(0)) & (offset_n == T(0));
+            below.part[v] += none ? Vector{} : down;
+            if (tile.both) above.part[v] += none ? Vector{} : up;
         }
     }
 
@@ -545,11 +581,11 @@ struct Pass {
         memset(&middle, 0, sizeof middle);
         memset(&spread, 0, sizeof spread);
         if (reached(0)) {
-            for_each_coefficient([&](const Vector* rows, T center, T radius) {
+            for_each_coefficient([&](const Vector* rows, int64_t entry) {
                 for (int64_t v = 0; v < vectors; ++v) {
                     const Vector a = rows[v];
-                    middle.part[v] += center * a;
-                    const Vector size = radius * (a < T(0) ? -a : a);
+                    middle.part[v] += of_inputs(tile.center, entry, tile.sizes[0], v) * a;
+                    const Vector size = of_inputs(tile.radius, entry, tile.sizes[0], v) * (a < T(0) ? -a : a);
                     Vector& sum = spread.part[v];
                     if (tile.hull == Hull::box) {
                         sum += size;
@@ -574,9 +610,9 @@ struct Pass {
         for (int64_t v = 0; v < vectors; ++v) {
             scale.part[v] = largest.part[v] > T(0) ? largest.part[v] : largest.part[v] + T(1);  // NaN stays
         }
-        for_each_coefficient([&](const Vector* rows, T, T radius) {
+        for_each_coefficient([&](const Vector* rows, int64_t entry) {
             for (int64_t v = 0; v < vectors; ++v) {
-                const Vector ratio = radius * rows[v] / scale.part[v];
+                const Vector ratio = of_inputs(tile.radius, entry, tile.sizes[0], v) * rows[v] / scale.part[v];
                 total.part[v] += ratio * ratio;
             }
         });
@@ -589,12 +625,12 @@ struct Pass {
     static float root(float x) { return __builtin_sqrtf(x); }
     static double root(double x) { return __builtin_sqrt(x); }
 
-    // Calls body(coefficients of one entry of the input, center, radius).
+    // Calls body(coefficients of one entry of the input, entry).
     template <class Body>
     void for_each_coefficient(const Body& body) const {
         for_each_position(0, [&](int64_t h, int64_t w) {
             const int64_t entry = (h * tile.widths[0] + w) * tile.channels[0];
-            for_each_listed(0, h, w, [&](const Vector* rows, int64_t c) { body(rows, tile.center[entry + c], tile.radius[entry + c]); });
+            for_each_listed(0, h, w, [&](const Vector* rows, int64_t c) { body(rows, entry + c); });
         });
     }
 
@@ -645,10 +681,12 @@ struct Pass {
 
 template <class T>
 void run(const Tile<T>& tile, int64_t bundles) {
-    if (bundles == 1) {
-        Pass<T, 1>(tile).run();
+    if (tile.inputs > 1) {
+        Pass<T, most_bundles, true>(tile).run();
+    } else if (bundles == 1) {
+        Pass<T, 1, false>(tile).run();
     } else {
-        Pass<T, 2>(tile).run();
+        Pass<T, most_bundles, false>(tile).run();
     }
 }
 

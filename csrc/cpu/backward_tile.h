@@ -1,6 +1,6 @@
 // What one tile of a backward pass needs, in plain types: shared by the driver and by the code of each instruction set.
 //
-// A tile is one input and up to `lanes` rows. The coefficients of a node are an array of bundles, one bundle of rows for
+// A tile is one input and up to `lanes` rows, or, where rows are few, as many for each of several inputs. The coefficients of a node are an array of bundles, one bundle of rows for
 // each entry that is listed inside a window of the node's plane. Entries that are not listed are zero, or are not needed:
 // what comes before them multiplies them by zero.
 #pragma once
@@ -14,6 +14,7 @@ enum class Hull : int32_t { box, l2, l1, none };
 
 constexpr int64_t bundle_bytes = 64;  // rows come in bundles of one or two times this size
 constexpr int64_t most_bundles = 2;
+constexpr int64_t most_packed = 16;  // inputs that share a tile
 
 struct Window {
     int32_t h0, h1, w0, w1;
@@ -73,23 +74,25 @@ template <class T>
 struct Tile {
     const Step<T>* steps;
     const int64_t* channels;   // of every node
+    const int64_t* sizes;      // entries of every node
     const int64_t* widths;     // of the plane of every node
     const Window* windows;     // of every node
     const Entries* entries;    // of every node
     int64_t* const* shifts;    // of every node, for each row of its window: leads from places in its list to places here:
     T* coefficients;
     const int32_t* first_writer;  // of every node: the first step that gives it coefficients, or 0
-    const LinesOfInput<T>* lines;
+    const LinesOfInput<T>* lines;  // of every step, for the first input; those of the others follow
     AxisBlock* axis_blocks;  // scratch, for as many as the highest and the widest plane have rows and columns
     int32_t start;     // the node that the rows are on
+    int64_t inputs;    // how many inputs take part: the first `rows` lanes are of the first one, and so on
     bool units;        // the rows are unit vectors, times `sign`; else the coefficients of `start` are there
     bool one_position; // of one position, as its entries are listed
     bool neighbours;   // of neighbouring channels, and fill all lanes
     T sign;
-    int64_t rows;      // how many lanes are used
+    int64_t rows;      // of each input
     bool both;         // lines are parallel: bound from above as well, with the same coefficients
     Hull hull;
-    const T* center;  // of the input's set
+    const T* center;  // of the set of the first input; those of the others follow
     const T* radius;
     T *low, *high;  // one for each lane; high only with `both`
 };

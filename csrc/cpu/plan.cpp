@@ -61,6 +61,7 @@ void Plan<T>::Parts::add_node(PlanShape shape) {
     this->shapes.push_back(shape);
     this->channels.push_back(shape.c);
     this->widths.push_back(shape.w);
+    this->sizes.push_back(shape.entries());
     const std::int64_t positions = shape.h * shape.w;
     listed.emplace_back(new std::int32_t[static_cast<std::size_t>(positions + 1 + shape.entries())]);
     std::int32_t* offset = listed.back().get();

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
+#include <mutex>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -12,13 +15,53 @@
 
 namespace verifix {
 
+// Memory that passes leave to the next ones: fresh pages cost more than the work of a small pass.
+class Workspaces {
+public:
+    struct Memory {
+        struct Free {
+            void operator()(void* memory) const { std::free(memory); }
+        };
+        std::unique_ptr<void, Free> bytes;
+        std::int64_t capacity = 0;
+
+        // Throws std::bad_alloc; what was there is lost where it was too small.
+        void reserve(std::int64_t wanted) {
+            if (wanted <= capacity) return;
+            bytes.reset();
+            capacity = 0;
+            bytes.reset(std::aligned_alloc(bundle_bytes, static_cast<std::size_t>(wanted)));
+            if (bytes == nullptr) throw std::bad_alloc();
+            capacity = wanted;
+        }
+    };
+
+    Memory take() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (kept_.empty()) return {};
+        Memory memory = std::move(kept_.back());
+        kept_.pop_back();
+        return memory;
+    }
+
+    void give(Memory memory) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        kept_.push_back(std::move(memory));
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<Memory> kept_;
+};
+
 // The steps and nodes of a plan.
 template <class T>
 struct Network {
     std::vector<PlanShape> shapes;  // of every node
     std::vector<Step<T>> steps;
-    std::vector<std::int64_t> channels, widths;  // of every node
+    std::vector<std::int64_t> channels, widths, sizes;  // of every node
     std::vector<Entries> all_entries;            // of every node: the list of all that it has
+    mutable Workspaces workspaces;
 };
 
 template <class T>
