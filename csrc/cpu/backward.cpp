@@ -23,7 +23,8 @@ struct Group {
     std::int64_t first, count;
     std::int64_t bundles;
     const std::vector<Window>* windows;
-    bool one_position, neighbours;
+    bool one_position;
+    std::int64_t base;  // as of a tile
 };
 
 // What is the same for all tiles of a pass.
@@ -97,12 +98,12 @@ public:
         : request_(request), steps_(steps), shapes_(shapes), shape_(shapes[static_cast<std::size_t>(request.start)]), most_(most) {
         const Window whole{0, static_cast<std::int32_t>(shape_.h), 0, static_cast<std::int32_t>(shape_.w)};
         if (packed) {
-            all.push_back({-1, 0, request.rows, most, windows(whole), false, false});
+            all.push_back({-1, 0, request.rows, most, windows(whole), false, -1});
         } else if (request.coefficients != nullptr) {
             for (std::int64_t row = 0; row < request.rows;) {
                 const std::int64_t bundles = request.rows - row > lanes_of_bundle<T> ? most_ : 1;
                 const std::int64_t count = std::min(bundles * lanes_of_bundle<T>, request.rows - row);
-                all.push_back({-1, row, count, bundles, windows(whole), false, false});
+                all.push_back({-1, row, count, bundles, windows(whole), false, -1});
                 row += count;
             }
         } else if (request.row_offsets == nullptr) {
@@ -137,17 +138,23 @@ private:
             const std::int64_t plane = positions[row] / shape_.c, h = plane / shape_.w;
             std::int64_t count = 1;
             while (row + count < end && count < most_ * lanes && positions[row + count] / shape_.c == plane) ++count;
-            const bool one_position = 4 * count >= lanes || row + count == end;
-            if (!one_position) {
+            if (4 * count < lanes) {
                 while (row + count < end && count < lanes && positions[row + count] / shape_.c / shape_.w == h) ++count;
             }
-            const std::int64_t bundles = count > lanes ? most_ : 1;
+            const std::int64_t bundles = count > lanes ? most_ : 1, width = bundles * lanes;
+            std::int64_t base = -1;
+            if (positions[row + count - 1] / shape_.c == plane && shape_.c >= width) {
+                // Where most of some neighbouring channels are asked for, all of them are read at once.
+                const std::int64_t first = std::min(positions[row] % shape_.c, shape_.c - width);
+                const std::int64_t* const after = std::lower_bound(positions + row, positions + row + count, plane * shape_.c + first + width);
+                const std::int64_t inside = after - (positions + row);
+                if (2 * inside > width) base = first, count = inside;
+            }
             const std::int64_t last = positions[row + count - 1];
             const auto w = static_cast<std::int32_t>(plane % shape_.w);
             const Window window{static_cast<std::int32_t>(h), static_cast<std::int32_t>(h + 1), w,
                                 static_cast<std::int32_t>(last / shape_.c % shape_.w + 1)};
-            const bool neighbours = count == bundles * lanes && last - positions[row] == count - 1;
-            all.push_back({input, row, count, bundles, windows(window), window.w1 == w + 1, neighbours});
+            all.push_back({input, row, count, bundles, windows(window), window.w1 == w + 1, base});
             row += count;
         }
     }
@@ -244,7 +251,7 @@ public:
                            inputs_,
                            units_,
                            group.one_position,
-                           group.neighbours,
+                           group.base,
                            request_.sign,
                            group.count,
                            request_.both,
@@ -254,6 +261,11 @@ public:
                            low,
                            high};
         run_tile(tile, group.bundles, isa);
+    }
+
+    std::int64_t lane_of(const Group& group, std::int64_t row) const {
+        if (group.base < 0) return row;
+        return request_.positions[group.first + row] % network_.channels[static_cast<std::size_t>(request_.start)] - group.base;
     }
 
     bool without_set() const { return request_.hull == static_cast<int>(Hull::none); }
@@ -270,7 +282,7 @@ public:
             for (std::int64_t p = h * shape.w + window.w0; p < h * shape.w + window.w1; ++p) {
                 for (std::int64_t k = entries_[0].offset[p]; k < entries_[0].offset[p + 1]; ++k) {
                     T* const of_entry = forms + p * shape.c + entries_[0].channel[k];
-                    for (std::int64_t lane = 0; lane < group.count; ++lane) of_entry[lane * entries] = rows[k * lanes + lane];
+                    for (std::int64_t row = 0; row < group.count; ++row) of_entry[row * entries] = rows[k * lanes + lane_of(group, row)];
                 }
             }
         }
@@ -480,8 +492,11 @@ void Plan<T>::run(const BackwardRequest<T>& request, std::int64_t memory, int th
                 worker.take(input, inputs);
                 worker.run(group, low, high, isa);
                 const std::int64_t at = (shared ? input * request.rows : 0) + group.first;
-                std::copy_n(low, inputs * group.count, request.low + at);
-                if (request.both) std::copy_n(high, inputs * group.count, request.high + at);
+                for (std::int64_t row = 0; row < inputs * group.count; ++row) {
+                    const std::int64_t lane = worker.lane_of(group, row);
+                    request.low[at + row] = low[lane];
+                    if (request.both) request.high[at + row] = high[lane];
+                }
                 if (worker.without_set()) worker.write_forms(group, request.forms + at * parts_->sizes[0]);
             }
         } catch (const std::bad_alloc&) {

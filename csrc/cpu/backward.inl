@@ -161,10 +161,13 @@ struct Pass {
     // Calls body(lane, h, w, channel) for each unit row; through scalings their positions stay those of the start.
     template <class Body>
     void for_each_unit(const Body& body) const {
-        int64_t lane = 0;
+        int64_t next = 0;
         for_each_position(tile.start, [&](int64_t h, int64_t w) {
             const Place range = place(tile.start, h, w);
-            for (int64_t k = range.first; k < range.last; ++k) body(lane++, h, w, tile.entries[tile.start].channel[k]);
+            for (int64_t k = range.first; k < range.last; ++k, ++next) {
+                const int64_t channel = tile.entries[tile.start].channel[k];
+                body(tile.base < 0 ? next : channel - tile.base, h, w, channel);
+            }
         });
     }
 
@@ -337,8 +340,8 @@ struct Pass {
                 for_each_listed(source, h, w, [&](Vector* rows, int64_t channel) {
                     Bundle own;
                     memset(&own, 0, sizeof own);
-                    if (reached && tile.neighbours) {
-                        memcpy(&own, weight + channel * step.c + channels[0], sizeof own);
+                    if (reached && tile.base >= 0) {
+                        memcpy(&own, weight + channel * step.c + tile.base, sizeof own);
                     } else if (reached) {
                         T* numbers = reinterpret_cast<T*>(&own);
                         for (int64_t lane = 0; lane < tile.rows; ++lane) numbers[lane] = weight[channel * step.c + channels[lane]];
@@ -638,7 +641,7 @@ struct Pass {
         if (tile.units) {
             units_on = tile.start;
             memset(&diagonal, 0, sizeof diagonal);
-            for (int64_t lane = 0; lane < tile.rows; ++lane) reinterpret_cast<T*>(&diagonal)[lane] = tile.sign;
+            for_each_unit([&](int64_t lane, int64_t, int64_t, int64_t) { reinterpret_cast<T*>(&diagonal)[lane] = tile.sign; });
         }
         for (int32_t node = tile.start; node > 0; --node) {
             if (!reached(node)) continue;

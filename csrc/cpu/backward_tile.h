@@ -73,24 +73,25 @@ struct Entries {
 template <class T>
 struct Tile {
     const Step<T>* steps;
-    const int64_t* channels;   // of every node
-    const int64_t* sizes;      // entries of every node
-    const int64_t* widths;     // of the plane of every node
-    const Window* windows;     // of every node
-    const Entries* entries;    // of every node
-    int64_t* const* shifts;    // of every node, for each row of its window: leads from places in its list to places here:
+    const int64_t* channels;       // of every node
+    const int64_t* sizes;          // entries of every node
+    const int64_t* widths;         // of the plane of every node
+    const Window* windows;         // of every node
+    const Entries* entries;        // of every node
+    int64_t* const* shifts;        // of every node, for each row of its window: leads from places in its list to places here:
     T* coefficients;
-    const int32_t* first_writer;  // of every node: the first step that gives it coefficients, or 0
+    const int32_t* first_writer;   // of every node: the first step that gives it coefficients, or 0
     const LinesOfInput<T>* lines;  // of every step, for the first input; those of the others follow
-    AxisBlock* axis_blocks;  // scratch, for as many as the highest and the widest plane have rows and columns
-    int32_t start;     // the node that the rows are on
-    int64_t inputs;    // how many inputs take part: the first `rows` lanes are of the first one, and so on
-    bool units;        // the rows are unit vectors, times `sign`; else the coefficients of `start` are there
-    bool one_position; // of one position, as its entries are listed
-    bool neighbours;   // of neighbouring channels, and fill all lanes
+    AxisBlock* axis_blocks;        // scratch, for as many as the highest and the widest plane have rows and columns
+    int32_t start;                 // the node that the rows are on
+    int64_t inputs;                // that take part: the first `rows` lanes are of the first one, and so on
+    bool units;                    // the rows are unit vectors, times `sign`; else the coefficients of `start` are there
+    bool one_position;             // of one position, as its entries are listed
+    int64_t base;                  // this channel in the first lane, the next one in the second and so on; -1: the first of
+                                   // the list in the first lane
     T sign;
-    int64_t rows;      // of each input
-    bool both;         // lines are parallel: bound from above as well, with the same coefficients
+    int64_t rows;  // of each input
+    bool both;     // lines are parallel: bound from above as well, with the same coefficients
     Hull hull;
     const T* center;  // of the set of the first input; those of the others follow
     const T* radius;

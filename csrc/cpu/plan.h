@@ -44,9 +44,13 @@ public:
         return memory;
     }
 
-    void give(Memory memory) {
+    void give(Memory memory) noexcept {
         const std::lock_guard<std::mutex> lock(mutex_);
-        kept_.push_back(std::move(memory));
+        try {
+            kept_.push_back(std::move(memory));
+        } catch (const std::bad_alloc&) {
+            // then it is not kept
+        }
     }
 
 private:
