@@ -8,154 +8,39 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backward_access.inl"
 #include "backward_tile.h"
 
 namespace verifix {
 namespace VERIFIX_ISA_NAMESPACE {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t vector_bytes = 64;
-constexpr int64_t targets_together = 8;
-#elif defined(__AVX2__)
-constexpr int64_t vector_bytes = 32;
-constexpr int64_t targets_together = 4;
-#else
-constexpr int64_t vector_bytes = 16;
-constexpr int64_t targets_together = 4;
-#endif
-
-// `packed`: several inputs share the tile.
 template <class T, int64_t bundles, bool packed>
-struct Pass {
-    typedef T Vector __attribute__((vector_size(vector_bytes)));
-    typedef decltype(Vector{} < Vector{}) Mask;
-    static constexpr int64_t vectors = bundles * bundle_bytes / vector_bytes;  // of one entry
-    static constexpr int64_t lanes = bundles * bundle_bytes / static_cast<int64_t>(sizeof(T));
-    static constexpr int64_t lanes_of_vector = vector_bytes / static_cast<int64_t>(sizeof(T));
-    static constexpr int64_t chunk = vectors < 2 ? 1 : 2;  // vectors of an entry that are summed up together
+struct Pass : Access<T, bundles, packed> {
+    typedef Access<T, bundles, packed> Base;
+    typedef typename Base::Sums Sums;
+    typedef typename Base::Column Column;
+    typedef typename Base::Vector Vector;
+    typedef typename Base::Mask Mask;
+    typedef typename Base::Bundle Bundle;
+    typedef typename Base::Place Place;
+    using Base::at, Base::find, Base::first_from, Base::for_each_listed, Base::for_each_position, Base::fresh, Base::inside;
+    using Base::lanes_of_vector, Base::match, Base::of_inputs, Base::place, Base::positive_part, Base::reached, Base::tile;
+    using Base::vectors;
     static constexpr int64_t most_columns = 64;
 
-    struct Bundle {
-        Vector part[vectors];
-    };
-
-    // The listed entries of a convolution's output at one position, as seen from the inputs that feed it.
-    struct Column {
-        const Vector* rows;
-        const int32_t* channel;
-        int64_t count;
-        int64_t shift;  // of the weights
-    };
-
-    const Tile<T>& tile;
     Bundle low, high;
     Bundle diagonal;        // while the rows are still unit vectors, what they are multiplied by
     int32_t units_on = -1;  // and the node that they are on; -1 once they are written out
-
-    Mask lanes_of[packed ? most_packed : 1][vectors];  // which lanes are of an input
-
-    explicit Pass(const Tile<T>& tile) : tile(tile) {
-        memset(&low, 0, sizeof low);
-        memset(&high, 0, sizeof high);
-        for (int64_t input = 0; packed && input < tile.inputs; ++input) {
-            for (int64_t lane = 0; lane < lanes; ++lane) {
-                lanes_of[input][lane / lanes_of_vector][lane % lanes_of_vector] = lane / tile.rows == input ? -1 : 0;
-            }
-        }
-    }
-
-    // A number of each lane's input, where those of one input are `size` apart; null stands for zeros.
-    Vector of_inputs(const T* numbers, int64_t entry, int64_t size, int64_t v) const {
-        if (numbers == nullptr) return Vector{};
-        Vector result = Vector{} + numbers[entry];
-        for (int64_t input = 1; packed && input < tile.inputs; ++input) {
-            result = lanes_of[input][v] ? Vector{} + numbers[input * size + entry] : result;
-        }
-        return result;
-    }
-
-    // The first and the last place, in its list, of the entries of a node at a plane position.
-    struct Place {
-        int64_t first, last;
-    };
-    Place place(int32_t node, int64_t h, int64_t w) const {
-        const int32_t* offset = tile.entries[node].offset + h * tile.widths[node] + w;
-        return {offset[0], offset[1]};
-    }
-
-    // The same for channels from `begin` to `end` alone.
-    Place place(int32_t node, int64_t h, int64_t w, int64_t begin, int64_t end) const {
-        const Place all = place(node, h, w);
-        if (end - begin == tile.channels[node]) return all;
-        return {first_from(node, all, begin), first_from(node, all, end)};
-    }
-
-    // The first place of a channel that is not below a number.
-    int64_t first_from(int32_t node, Place range, int64_t number) const {
-        if (range.last - range.first == tile.channels[node]) return range.first + number;
-        const int32_t* channel = tile.entries[node].channel;
-        while (range.first < range.last) {
-            const int64_t middle = (range.first + range.last) / 2;
-            if (channel[middle] < number) {
-                range.first = middle + 1;
-            } else {
-                range.last = middle;
-            }
-        }
-        return range.first;
-    }
-
-    // Where the coefficients of an entry are, from its place in the list; its position is in this row of the plane.
-    Vector* at(int32_t node, int64_t h, int64_t listed) const {
-        const int64_t shift = tile.shifts[node][h - tile.windows[node].h0];
-        return reinterpret_cast<Vector*>(tile.coefficients) + (listed + shift) * vectors;
-    }
-
-    bool reached(int32_t node) const { return node == tile.start || tile.first_writer[node] > 0; }
-
-    // Whether the sources of a step have no coefficients yet when it comes to source number s: buffers start undefined.
-    bool fresh(const Step<T>& step, int32_t node, int32_t s) const {
-        bool first = tile.first_writer[step.sources[s]] == node;
-        for (int32_t other = 0; other < s; ++other) first = first && step.sources[other] != step.sources[s];
-        return first;
-    }
-
-    bool inside(int32_t node, int64_t h, int64_t w) const {
-        const Window& window = tile.windows[node];
-        return h >= window.h0 && h < window.h1 && w >= window.w0 && w < window.w1;
-    }
-
-    // What a maximum of numbers should be where one of them is NaN.
-    static Vector positive_part(const Vector& a) { return a > T(0) ? a : a * T(0); }
 
     void add_constant(const Bundle& below, const Bundle& above) {
         for (int64_t v = 0; v < vectors; ++v) low.part[v] += below.part[v];
         for (int64_t v = 0; v < vectors; ++v) high.part[v] += above.part[v];
     }
 
-    // Calls body(h, w) for each position of a node's window.
-    template <class Body>
-    void for_each_position(int32_t node, const Body& body) const {
-        const Window& window = tile.windows[node];
-        for (int64_t h = window.h0; h < window.h1; ++h) {
-            for (int64_t w = window.w0; w < window.w1; ++w) body(h, w);
-        }
-    }
-
-    // Calls body(its coefficients, channel) for each listed entry at a position of a node.
-    template <class Body>
-    void for_each_listed(int32_t node, int64_t h, int64_t w, const Body& body) const {
-        const Place range = place(node, h, w);
-        Vector* rows = at(node, h, range.first);
-        for (int64_t k = range.first; k < range.last; ++k, rows += vectors) body(rows, tile.entries[node].channel[k]);
-    }
-
-    // The place of an entry in its list, or -1.
-    int64_t find(int32_t node, int64_t h, int64_t w, int64_t c) const {
-        const Place range = place(node, h, w);
-        const int64_t k = first_from(node, range, c);
-        return k < range.last && tile.entries[node].channel[k] == c ? k : -1;
+    explicit Pass(const Tile<T>& tile) : Base(tile) {
+        memset(&low, 0, sizeof low);
+        memset(&high, 0, sizeof high);
     }
 
     // Calls body(lane, h, w, channel) for each unit row; through scalings their positions stay those of the start.
@@ -186,62 +71,6 @@ struct Pass {
 
     // ---- convolutions, and dense layers as convolutions with one window ----
 
-    // target += sum over the columns of weight * coefficient, for `count` targets at once.
-    template <int64_t count>
-    static void gather(Vector* const* targets, const T* const* weights, const Column* columns, int64_t column_count,
-                       bool first) {
-        for (int64_t v = 0; v < vectors; v += chunk) {
-            Vector sum[count][chunk];
-            for (int64_t t = 0; t < count; ++t) {
-                for (int64_t i = 0; i < chunk; ++i) sum[t][i] = first ? Vector{} : targets[t][v + i];
-            }
-            for (int64_t c = 0; c < column_count; ++c) {
-                const Column& column = columns[c];
-                const T* weight[count];
-                for (int64_t t = 0; t < count; ++t) weight[t] = weights[t] + column.shift;
-                const Vector* rows = column.rows + v;
-                for (int64_t k = 0; k < column.count; ++k, rows += vectors) {
-                    const int64_t o = column.channel[k];
-                    Vector a[chunk];
-                    for (int64_t i = 0; i < chunk; ++i) a[i] = rows[i];
-                    for (int64_t t = 0; t < count; ++t) {
-                        for (int64_t i = 0; i < chunk; ++i) sum[t][i] += weight[t][o] * a[i];
-                    }
-                }
-            }
-            for (int64_t t = 0; t < count; ++t) {
-                for (int64_t i = 0; i < chunk; ++i) targets[t][v + i] = sum[t][i];
-            }
-        }
-    }
-
-    static void gather_some(Vector* const* targets, const T* const* weights, int64_t count, const Column* columns,
-                            int64_t column_count, bool first) {
-        int64_t t = 0;
-        for (; t + 4 <= count; t += 4) gather<4>(targets + t, weights + t, columns, column_count, first);
-        if (t + 2 <= count) gather<2>(targets + t, weights + t, columns, column_count, first), t += 2;
-        if (t < count) gather<1>(targets + t, weights + t, columns, column_count, first);
-    }
-
-    // Cuts the positions of one axis into blocks of neighbours that feed the same windows, of those from `first` to `last`.
-    static int64_t cut(AxisBlock* blocks, int64_t begin, int64_t end, int64_t kernel, int64_t stride, int64_t padding,
-                       int64_t dilation, int64_t first, int64_t last) {
-        int64_t count = 0;
-        for (int64_t position = begin; position < end; ++position) {
-            const int64_t right = position + padding, left = right - (kernel - 1) * dilation;
-            int64_t from = left <= 0 ? 0 : (left + stride - 1) / stride, to = right / stride + 1;
-            from = from < first ? first : from;
-            to = to > last ? last : to;
-            if (from >= to) from = to = 0;
-            if (count > 0 && dilation == 1 && blocks[count - 1].first == from && blocks[count - 1].last == to) {
-                blocks[count - 1].end = position + 1;
-            } else {
-                blocks[count++] = {position, position + 1, from, to};
-            }
-        }
-        return count;
-    }
-
     void convolution(const Step<T>& step, int32_t node) {
         const Window from = tile.windows[node], to = tile.windows[step.sources[0]];
         AxisBlock* const blocks_h = tile.axis_blocks;
@@ -258,12 +87,6 @@ struct Pass {
             }
         }
         bias(step, node);
-    }
-
-    // How far along the kernel, or -1 between its taps.
-    static int64_t tap_of(int64_t distance, int64_t dilation) {
-        if (dilation == 1) return distance;
-        return distance % dilation == 0 ? distance / dilation : -1;
     }
 
     void block(const Step<T>& step, int32_t node, const AxisBlock& over_h, const AxisBlock& over_w) {
@@ -313,13 +136,13 @@ struct Pass {
                     targets[together] = rows;
                     weights[together++] = weight + channel[k] * outputs;
                     if (together == targets_together) {
-                        gather<targets_together>(targets, weights, columns, count, first);
+                        Sums::template gather<targets_together>(targets, weights, columns, count, first);
                         together = 0;
                     }
                 }
             }
         }
-        gather_some(targets, weights, together, columns, count, first);
+        Sums::gather_some(targets, weights, together, columns, count, first);
     }
 
     // The same where the rows are unit vectors of one position: the coefficients of a lane are weights of its channel.
@@ -378,29 +201,6 @@ struct Pass {
     }
 
     // ---- steps that keep positions ----
-
-    // For each needed entry of a source, calls body(target, rows, channel) with the coefficients of the entry of `node` at the
-    // same position whose channel is `before` higher, or writes zeros where there is none and nothing is there yet.
-    template <class Body>
-    void match(int32_t node, int32_t source, int64_t before, bool first, const Body& body) const {
-        for_each_position(source, [&](int64_t h, int64_t w) {
-            Place range{0, 0};
-            const Vector* rows = nullptr;
-            if (inside(node, h, w)) {
-                range = place(node, h, w);
-                rows = at(node, h, range.first);
-            }
-            const int32_t* channel = tile.entries[node].channel;
-            for_each_listed(source, h, w, [&](Vector* target, int64_t c) {
-                while (range.first < range.last && channel[range.first] < c + before) ++range.first, rows += vectors;
-                if (range.first < range.last && channel[range.first] == c + before) {
-                    body(target, rows, (h * tile.widths[source] + w) * tile.channels[source] + c);
-                } else if (first) {
-                    memset(target, 0, sizeof(Bundle));
-                }
-            });
-        });
-    }
 
     void scaling(const Step<T>& step, int32_t node) {
         bias(step, node);
