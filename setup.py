@@ -225,12 +225,13 @@ setup(
     ext_modules=[
         extension(
             "verifix._C",
-            "csrc/cpu/*.cpp",
-            "csrc/bindings/module_cpu.cpp",
-            "csrc/bindings/plan.cpp",
-            "csrc/bindings/forward.cpp",
+            *("csrc/cpu/*.cpp", "csrc/bindings/plan.cpp", "csrc/bindings/forward.cpp", "csrc/bindings/*_cpu.cpp"),
         ),
-        extension("verifix._C_cuda", "csrc/cuda/*.cu", "csrc/cuda/*.cpp", "csrc/bindings/module_cuda.cpp"),
+        extension(
+            "verifix._C_cuda",
+            *("csrc/cuda/*.cu", "csrc/cuda/*.cpp", "csrc/cpu/plan.cpp", "csrc/bindings/plan.cpp"),
+            "csrc/bindings/*_cuda.cpp",
+        ),
     ],
     cmdclass={"build_ext": BuildExtensions},
 )

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "data_type.h"
+#include "plan.h"
 #include "verifix/abs_median.h"
 #include "verifix/cuda.h"
 
@@ -37,5 +38,6 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
     m.doc() = "CUDA kernels of verifix; use them through verifix.kernels.";
     m.def("abs_median", &abs_median, py::kw_only(), py::arg("x"), py::arg("values"), py::arg("index"), py::arg("batch"),
           py::arg("k"), py::arg("n"), py::arg("dtype"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+    bind_plans(m);
     m.def("config", &config, "What was built, and whether a driver and a GPU are there.");
 }

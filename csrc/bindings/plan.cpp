@@ -5,7 +5,6 @@
 
 #include <array>
 
-#include "forward.h"
 #include "verifix/backward.h"
 
 namespace py = pybind11;
@@ -19,38 +18,9 @@ using Shape3 = std::array<std::int64_t, 3>;
 PlanShape plan_shape(const Shape3& shape) { return {shape[0], shape[1], shape[2]}; }
 
 template <class T>
-const T* pointer(Address address) {
-    return reinterpret_cast<const T*>(address);
-}
-
-template <class T>
-void run(const Plan<T>& plan, std::int32_t start, std::int64_t inputs, std::int64_t rows, Address coefficients,
-         std::int64_t coefficient_batch, Address positions, Address row_offsets, double sign, const std::vector<Address>& lines, bool both, int hull,
-         Address center, Address radius, Address forms, Address low, Address high, std::int64_t memory, int threads,
-         const std::string& isa) {
-    BackwardRequest<T> request;
-    request.start = start;
-    request.inputs = inputs;
-    request.rows = rows;
-    request.coefficients = pointer<T>(coefficients);
-    request.coefficient_batch = coefficient_batch;
-    request.positions = pointer<std::int64_t>(positions);
-    request.row_offsets = pointer<std::int64_t>(row_offsets);
-    request.sign = static_cast<T>(sign);
-    for (const Address address : lines) request.lines.push_back(pointer<T>(address));
-    request.both = both;
-    request.hull = hull;
-    request.center = pointer<T>(center);
-    request.radius = pointer<T>(radius);
-    request.forms = reinterpret_cast<T*>(forms);
-    request.low = reinterpret_cast<T*>(low);
-    request.high = reinterpret_cast<T*>(high);
-    plan.run(request, memory, threads, isa_named(isa));
-}
-
-template <class T>
 void bind_plan(py::module_& m, const char* name) {
-    py::class_<Plan<T>> plan(m, name, "A network as a flat list of steps, with its weights; see csrc/include/verifix/backward.h.");
+    py::class_<Plan<T>> plan(m, name, py::module_local(),
+                             "A network as a flat list of steps, with its weights; see csrc/include/verifix/backward.h.");
     plan.def(py::init([](const Shape3& input) { return Plan<T>(plan_shape(input)); }), py::arg("input"))
         .def(
             "dense",
@@ -95,12 +65,8 @@ void bind_plan(py::module_& m, const char* name) {
                 return plan.planes(source, plan_shape(output), count, pointer<std::int64_t>(offsets),
                                    pointer<std::int64_t>(index));
             },
-            py::kw_only(), py::arg("source"), py::arg("output"), py::arg("count"), py::arg("offsets"), py::arg("index"))
-        .def("run", &run<T>, py::kw_only(), py::arg("start"), py::arg("inputs"), py::arg("rows"), py::arg("coefficients"),
-             py::arg("coefficient_batch"), py::arg("positions"), py::arg("row_offsets"), py::arg("sign"), py::arg("lines"), py::arg("both"),
-             py::arg("hull"), py::arg("center"), py::arg("radius"), py::arg("forms") = 0, py::arg("low"), py::arg("high"),
-             py::arg("memory"), py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
-    bind_forward(plan);
+            py::kw_only(), py::arg("source"), py::arg("output"), py::arg("count"), py::arg("offsets"), py::arg("index"));
+    bind_runs(m, plan);
 }
 
 }  // namespace

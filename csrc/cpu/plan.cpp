@@ -31,32 +31,6 @@ Window hull(const Window& a, const Window& b) {
 }  // namespace
 
 template <class T>
-const T* Plan<T>::Parts::keep(const T* values, std::int64_t count) {
-    if (values == nullptr) return nullptr;
-    numbers.emplace_back(new T[static_cast<std::size_t>(count)]);
-    std::copy_n(values, count, numbers.back().get());
-    return numbers.back().get();
-}
-
-// From [group][output][tap][input] to [tap][group][input][output].
-template <class T>
-const T* Plan<T>::Parts::keep_outputs_last(const T* values, std::int64_t groups, std::int64_t outputs, std::int64_t taps,
-                                           std::int64_t inputs) {
-    numbers.emplace_back(new T[static_cast<std::size_t>(groups * outputs * taps * inputs)]);
-    T* target = numbers.back().get();
-    for (std::int64_t tap = 0; tap < taps; ++tap) {
-        for (std::int64_t group = 0; group < groups; ++group) {
-            for (std::int64_t input = 0; input < inputs; ++input) {
-                for (std::int64_t output = 0; output < outputs; ++output) {
-                    *target++ = values[((group * outputs + output) * taps + tap) * inputs + input];
-                }
-            }
-        }
-    }
-    return numbers.back().get();
-}
-
-template <class T>
 void Plan<T>::Parts::add_node(PlanShape shape) {
     this->shapes.push_back(shape);
     this->channels.push_back(shape.c);
@@ -69,32 +43,6 @@ void Plan<T>::Parts::add_node(PlanShape shape) {
     for (std::int64_t p = 0; p <= positions; ++p) offset[p] = static_cast<std::int32_t>(p * shape.c);
     for (std::int64_t e = 0; e < shape.entries(); ++e) channel[e] = static_cast<std::int32_t>(e % shape.c);
     this->all_entries.push_back({offset, channel});
-}
-
-// From [group][output][window entry]; see forward_tile.h.
-template <class T>
-void Plan<T>::Parts::keep_panels(Step<T>& step, const T* weight, std::int64_t groups, std::int64_t outputs, std::int64_t window) {
-    constexpr std::int64_t lanes = panel_bytes / sizeof(T);
-    const std::int64_t padded = (outputs + lanes - 1) / lanes * lanes;
-    const auto make = [this](std::int64_t count) {  // at the start of a cache line
-        numbers.emplace_back(new T[static_cast<std::size_t>(count + lanes)]());
-        const auto rest = reinterpret_cast<std::uintptr_t>(numbers.back().get()) % panel_bytes;
-        return numbers.back().get() + (rest == 0 ? 0 : (panel_bytes - rest) / sizeof(T));
-    };
-    T* const panels = make(groups * padded * window);
-    T* const bias = make(groups * padded);
-    for (std::int64_t group = 0; group < groups; ++group) {
-        for (std::int64_t first = 0; first < outputs; first += lanes) {
-            const std::int64_t row = group * outputs + first, count = std::min(lanes, outputs - first);
-            T* to = panels + (group * padded + first) * window;
-            for (std::int64_t entry = 0; entry < window; ++entry, to += lanes) {
-                for (std::int64_t lane = 0; lane < count; ++lane) to[lane] = weight[(row + lane) * window + entry];
-            }
-            if (step.bias != nullptr) std::copy_n(step.bias + row, count, bias + group * padded + first);
-        }
-    }
-    step.panels = panels;
-    step.panel_bias = bias;
 }
 
 // Copies what entries of the output read, turns it round, and finds the windows of the source that its positions read.
@@ -190,12 +138,12 @@ int Plan<T>::dense(int source, std::int64_t outputs, const T* weight, const T* b
     if (weight == nullptr) refuse("dense layer without weights");
     Step<T> step{};
     step.kind = StepKind::dense;
-    step.weight = parts_->keep_outputs_last(weight, 1, outputs, 1, input.entries());
     step.bias = parts_->keep(bias, outputs);
     // a convolution with one window, which is all of the plane
     step.kernel_h = input.h, step.kernel_w = input.w;
     step.stride_h = step.stride_w = step.dilation_h = step.dilation_w = step.groups = 1;
-    parts_->keep_panels(step, weight, 1, outputs, input.entries());
+    step.c = outputs, step.h = step.w = 1;
+    parts_->keep_weights(step, weight, input);
     return parts_->append(step, {source}, {outputs, 1, 1});
 }
 
@@ -225,7 +173,6 @@ int Plan<T>::convolution(int source, PlanShape output, ConvolutionGeometry g, co
     }
     Step<T> step{};
     step.kind = StepKind::convolution;
-    step.weight = parts_->keep_outputs_last(weight, g.groups, output.c / g.groups, g.kernel_h * g.kernel_w, input.c / g.groups);
     step.bias = parts_->keep(bias, output.c);
     step.kernel_h = g.kernel_h, step.kernel_w = g.kernel_w;
     step.stride_h = g.stride_h, step.stride_w = g.stride_w;
@@ -233,7 +180,7 @@ int Plan<T>::convolution(int source, PlanShape output, ConvolutionGeometry g, co
     step.dilation_h = g.dilation_h, step.dilation_w = g.dilation_w;
     step.groups = g.groups;
     step.c = output.c, step.h = output.h, step.w = output.w;
-    if (windows_of(step, input).plane > 0) parts_->keep_panels(step, weight, g.groups, output.c / g.groups, window);
+    parts_->keep_weights(step, weight, input);
     return parts_->append(step, {source}, output);
 }
 

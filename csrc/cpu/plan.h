@@ -77,7 +77,10 @@ struct Plan<T>::Parts : Network<T> {
     std::vector<std::unique_ptr<Window[]>> reaches;
     std::vector<std::unique_ptr<std::int32_t[]>> listed;
 
+    // What the steps of this module read: csrc/cpu/plan_weights.cpp copies, csrc/cuda/plan_weights.cpp borrows.
     const T* keep(const T* values, std::int64_t count);
+    void keep_weights(Step<T>& step, const T* weight, PlanShape source);
+
     const T* keep_outputs_last(const T* values, std::int64_t groups, std::int64_t outputs, std::int64_t taps, std::int64_t inputs);
     void add_node(PlanShape shape);
     void keep_panels(Step<T>& step, const T* weight, std::int64_t groups, std::int64_t outputs, std::int64_t window);

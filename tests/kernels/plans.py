@@ -54,6 +54,12 @@ class Case:
     random: random.Random
     numbers: np.random.Generator
     steps: list[Step] = field(default_factory=list)
+    kept: list[Array | None] = field(default_factory=list)
+
+    def keep(self, x: Array | None) -> int:
+        """The address of an array that a plan may borrow."""
+        self.kept.append(x)
+        return address(x)
 
     def integers(self, *shape: int, low: int = -1, high: int = 1) -> Array:
         return self.numbers.integers(low, high, shape, endpoint=True).astype(self.dtype)
@@ -75,7 +81,7 @@ class Case:
         outputs = self.random.choice((1, 3, 8, 16, 17, 33))
         weight = self.integers(outputs, entries(self.planes[source]))
         bias = self.random.choice((None, self.integers(outputs)))
-        node = self.plan.dense(source=source, outputs=outputs, weight=address(weight), bias=address(bias))
+        node = self.plan.dense(source=source, outputs=outputs, weight=self.keep(weight), bias=self.keep(bias))
         self.add(node, (outputs, 1, 1), Step([source], [weight], np.zeros(outputs) if bias is None else bias))
 
     def convolution(self) -> None:
@@ -95,7 +101,7 @@ class Case:
         bias = self.random.choice((None, self.integers(channels)))
         geometry = [*kernel, *stride, *padding, *dilation, groups]
         node = self.plan.convolution(
-            source=source, output=plane, geometry=geometry, weight=address(weight), bias=address(bias)
+            source=source, output=plane, geometry=geometry, weight=self.keep(weight), bias=self.keep(bias)
         )
         matrix = convolution_matrix(self.planes[source], plane, geometry, weight)
         spread = np.zeros(entries(plane)) if bias is None else np.tile(bias, out[0] * out[1])
@@ -105,7 +111,7 @@ class Case:
         source = self.some()
         plane, size = self.planes[source], entries(self.planes[source])
         scale, shift = (self.random.choice((None, self.integers(size, low=-2, high=2))) for _ in range(2))
-        node = self.plan.scaling(source=source, scale=address(scale), shift=address(shift))
+        node = self.plan.scaling(source=source, scale=self.keep(scale), shift=self.keep(shift))
         matrix = np.eye(size) if scale is None else np.diag(scale)
         self.add(node, plane, Step([source], [matrix], np.zeros(size) if shift is None else shift))
 
@@ -155,7 +161,7 @@ class Case:
         constant = self.random.choice((None, self.integers(size)))
         node = self.plan.sparse(
             source=source, output=plane, count=len(index), offsets=address(offsets), index=address(index),
-            weight=address(weight), constant=address(constant),
+            weight=self.keep(weight), constant=self.keep(constant),
         )  # fmt: skip
         matrix = np.zeros((size, inputs))
         np.add.at(matrix, (outputs, index), weight)
@@ -203,10 +209,10 @@ def convolution_matrix(source: Plane, plane: Plane, geometry: list[int], weight:
     return matrix
 
 
-def draw_case(seed: int, count: int, dtype: Any, most: int = 400, kind: type[Case] = Case) -> Case:
+def draw_case(seed: int, count: int, dtype: Any, most: int = 400, kind: type[Case] = Case, module: Any = _C) -> Case:
     source = random.Random(seed)
     plane = source.choice(((1, 1, 1), (3, 1, 1), (2, 3, 4), (1, 4, 4), (9, 2, 2), (6, 1, 5), (17, 1, 1)))
-    plan = (_C.PlanFloat32 if dtype == np.float32 else _C.PlanFloat64)(plane)
+    plan = (module.PlanFloat32 if dtype == np.float32 else module.PlanFloat64)(plane)
     case = kind(dtype, plan, [plane], source, np.random.default_rng(seed))
     for _ in range(count):
         case.grow()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from verifix.graph import INPUT, Graph, Node
-from verifix.kernels.plan import Plan, Stored, available, plane, standard_order
+from verifix.kernels.plan import Stored, available, plane, standard_order
+from verifix.kernels.plan_cuda import plan_on
 from verifix.operations import (
     Affine,
     Concatenation,
@@ -41,18 +42,20 @@ class Lowered:
     """
 
     def __init__(self, graph: Graph, like: Tensor) -> None:
-        if not available():
-            raise Inexpressible("the compiled part is missing")
-        if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64):
+        if like.device.type not in ("cpu", "cuda") or like.dtype not in (torch.float32, torch.float64):
             raise Inexpressible(f"{like.dtype} on {like.device}")
+        if not available(like.device):
+            raise Inexpressible("the compiled part is missing")
         if any(0 in shape for shape in (graph.input_shape, *(n.shape for n in graph.nodes.values()))):
             raise Inexpressible("activations without entries")
         self.like = like
         self.values: list[tuple[Value, Tensor]] = []  # what was read, and what it was
-        self.plan = Plan(graph.input_shape, like.dtype)
+        self.plan = plan_on(like.device, graph.input_shape, like.dtype)
         self.stored: dict[str, Stored] = {INPUT: self.plan.input}
         self.step_of: dict[str, int] = {}
-        self.places: dict[str, Tensor] = {}  # of maxima: which entries of which windows slopes are of, in their order
+        # of maxima: their windows, and which entries of these slopes are of, in their order
+        self.windows: dict[str, Tensor] = {}
+        self.places: dict[str, Tensor] = {}
         self.steps = 0
         self.missing: dict[str, str] = {}
         for node in graph.nodes.values():
@@ -113,7 +116,8 @@ class Lowered:
         elif isinstance(operation, MaxPool):
             outputs, column = (operation.windows >= 0).nonzero(as_tuple=True)
             placed, order = self.plan.planes(before, operation.shape, outputs, operation.windows[outputs, column])
-            self.places[node.name] = (outputs * operation.windows.shape[1] + column)[order]
+            self.windows[node.name] = operation.windows.to(self.like.device)
+            self.places[node.name] = (outputs * operation.windows.shape[1] + column)[order].to(self.like.device)
             self.step_of[node.name] = placed.node - 1
         elif isinstance(operation, Nonlinear) and operation.inputs[0] == operation.shape:
             placed = self.plan.lines(before)

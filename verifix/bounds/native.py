@@ -36,9 +36,8 @@ class NativePass:
         for reason in lowered.missing.values():
             raise Inexpressible(reason)
         self.graph, self.inputs, self.plan = graph, inputs, lowered.plan
-        self.stored, self.step_of, self.steps, self.places = (
-            lowered.stored, lowered.step_of, lowered.steps, lowered.places,
-        )  # fmt: skip
+        self.stored, self.step_of, self.steps = lowered.stored, lowered.step_of, lowered.steps
+        self.windows, self.places = lowered.windows, lowered.places
         self.memory = bytes_of_passes(memory, inputs.center.device)
         self.hull: tuple[int, Tensor, Tensor] | None = None
         if (closed := _hull(inputs)) is not None:
@@ -130,7 +129,7 @@ class NativePass:
             relaxation, stored, first = relaxations[node.name], self.stored[node.name], 4 * self.step_of[node.name]
             parallel = parallel and relaxation.parallel
             if isinstance(node.operation, MaxPool):
-                slopes, offsets = _slopes_in_windows(relaxation, node.operation)
+                slopes, offsets = _slopes_in_windows(relaxation, self.windows[node.name])
                 places = self.places[node.name]
                 lines[first : first + 4 : 2] = [side.index_select(1, places).contiguous() for side in slopes]
                 lines[first + 1 : first + 4 : 2] = [stored.pack(side) for side in offsets]
@@ -149,16 +148,16 @@ class NativePass:
         return lines, parallel
 
 
-def _slopes_in_windows(relaxation: Relaxation, pool: MaxPool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _slopes_in_windows(relaxation: Relaxation, windows: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Slopes ``(n, outputs x window)`` and offsets ``(n, outputs)`` of the functions below and above a maximum."""
     if isinstance(relaxation, Levels):
-        flat = relaxation.lower.new_zeros(len(relaxation.lower), pool.windows.numel())
+        flat = relaxation.lower.new_zeros(len(relaxation.lower), windows.numel())
         return (flat, flat), (relaxation.lower.flatten(1), relaxation.upper.flatten(1))
     if not isinstance(relaxation, Selection):
         raise Inexpressible(f"{type(relaxation).__name__} of max pooling")
     slope = relaxation.slope[:, :, None]
-    below = (pool.windows == relaxation.lower_index[:, :, None]).to(slope.dtype)
-    above = torch.where(pool.windows == relaxation.upper_index[:, :, None], slope, 0.0)
+    below = (windows == relaxation.lower_index[:, :, None]).to(slope.dtype)
+    above = torch.where(windows == relaxation.upper_index[:, :, None], slope, 0.0)
     return (below.flatten(1), above.flatten(1)), (relaxation.unknown, relaxation.offset)
 
 

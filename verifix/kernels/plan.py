@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,9 +19,13 @@ Shape = tuple[int, ...]
 Interval = tuple[Tensor, Tensor]
 
 
-def available() -> bool:
-    """Whether the compiled CPU part is there."""
-    return native.load("verifix._C").module is not None
+LIBRARIES = {"cpu": "verifix._C", "cuda": "verifix._C_cuda"}
+"""Which compiled part runs plans on which type of device."""
+
+
+def available(device: torch.device) -> bool:
+    """Whether there is a compiled part for plans on this device."""
+    return device.type in LIBRARIES and native.load(LIBRARIES[device.type]).module is not None
 
 
 def plane(shape: Shape) -> tuple[int, int, int]:
@@ -54,8 +58,9 @@ class Stored:
 
     node: int
     plane: tuple[int, int, int]
-    order: Tensor
+    order: Tensor  # on the CPU
     sources: tuple[Stored, ...] = ()
+    copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def is_standard(self, shape: Shape) -> bool:
         """Whether an activation of this shape is stored as its own shape says: channels last."""
@@ -66,6 +71,12 @@ class Stored:
         """Whether the order is that of the plane."""
         return torch.equal(self.order, standard_order(self.plane))
 
+    def order_on(self, device: torch.device) -> Tensor:
+        """The order, copied to a device once: a copy waits for the device."""
+        if device not in self.copies:
+            self.copies[device] = self.order.to(device)
+        return self.copies[device]
+
     def pack(self, x: Tensor, lead: int = 1) -> Tensor:
         """Entries after ``lead`` axes, flat or in their shape, to the stored order on one axis.
 
@@ -73,7 +84,7 @@ class Stored:
         """
         axes, (c, h, w) = x.shape[:lead], self.plane
         if not self.standard:
-            return x.reshape(*axes, c * h * w).index_select(-1, self.order).contiguous()
+            return x.reshape(*axes, c * h * w).index_select(-1, self.order_on(x.device)).contiguous()
         return x.reshape(*axes, c, h * w).transpose(-1, -2).reshape(*axes, c * h * w).contiguous()
 
     def unpack(self, x: Tensor, shape: Shape) -> Tensor:
@@ -82,7 +93,7 @@ class Stored:
         if self.standard:
             return x.reshape(len(x), h * w, c).transpose(1, 2).reshape(len(x), *shape)
         unpacked = torch.empty_like(x)
-        unpacked[:, self.order] = x
+        unpacked[:, self.order_on(x.device)] = x
         return unpacked.reshape(len(x), *shape)
 
     def positions(self) -> Tensor:
@@ -95,11 +106,13 @@ class Stored:
 class Plan:
     """Builds a native plan step by step; each method returns where its output is stored.
 
-    Tensors are float32 or float64 on the CPU and are copied into the plan.
+    Tensors are float32 or float64 on the CPU and are copied into the plan; those of other devices:
+    :func:`verifix.kernels.plan_cuda.plan_on`.
     """
 
-    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
-        module: Any = native.module_or_none("verifix._C")
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        module: Any = native.module_or_none(LIBRARIES[self.device.type])
         self.dtype = dtype
         kind = module.PlanFloat32 if dtype == torch.float32 else module.PlanFloat64
         self.native = kind(plane(shape))
@@ -109,11 +122,20 @@ class Plan:
     def _numbers(self, x: Tensor | None) -> Tensor | None:
         return None if x is None else x.detach().to(self.dtype).contiguous()
 
+    def _place(self, x: Tensor | None) -> int:
+        """The address of what a step is given."""
+        return _address(x)
+
+    def _execute(self, **request: Any) -> None:
+        self.native.run(**request)
+
     def dense(self, source: Stored, weight: Tensor, bias: Tensor | None) -> Stored:
         """``W x + b``; weight ``(out, in)`` with the entries of ``x`` in their own order."""
         packed, shift = source.pack(weight.detach().to(self.dtype)), self._numbers(bias)
         outputs = packed.shape[0]
-        node = self.native.dense(source=source.node, outputs=outputs, weight=packed.data_ptr(), bias=_address(shift))
+        node = self.native.dense(
+            source=source.node, outputs=outputs, weight=self._place(packed), bias=self._place(shift)
+        )
         return Stored(node, (outputs, 1, 1), standard_order((outputs,)), (source,))
 
     def convolution(
@@ -128,8 +150,8 @@ class Plan:
             source=source.node,
             output=plane(shape),
             geometry=list(geometry),
-            weight=packed.data_ptr(),
-            bias=_address(shift),
+            weight=self._place(packed),
+            bias=self._place(shift),
         )
         return Stored(node, plane(shape), standard_order(shape), (source,))
 
@@ -144,9 +166,9 @@ class Plan:
         packed = [None if side is None else source.pack(side.detach().to(self.dtype), lead=0) for side in sides]
         node = self.native.scaling(
             source=source.node,
-            scale=_address(packed[0]),
-            shift=_address(packed[1]),
-            shift_size=_address(packed[2]),
+            scale=self._place(packed[0]),
+            shift=self._place(packed[1]),
+            shift_size=self._place(packed[2]),
         )
         return Stored(node, source.plane, source.order, (source,))
 
@@ -180,7 +202,7 @@ class Plan:
         shift = None if constant is None else target.pack(constant.detach().to(self.dtype), lead=0)
         node = self.native.sparse(
             source=source.node, output=plane, count=len(index), offsets=offsets.data_ptr(), index=index.data_ptr(),
-            weight=weight.data_ptr(), constant=_address(shift),
+            weight=self._place(weight), constant=self._place(shift),
         )  # fmt: skip
         return Stored(node, plane, order, (source,))
 
@@ -226,7 +248,7 @@ class Plan:
         Args:
             rows: ``(n or 1, r, entries)`` in the stored order; None for all unit rows, in that order, times ``sign``.
             wanted: ``(n, entries)`` in the stored order, true for the unit rows that are asked for; the bounds of the
-                others are infinite.
+                others are infinite. On CUDA, to read which these are is all that a pass waits for.
             lines: four tensors ``(n, entries)`` in the stored order for each step, None where there is none: lower
                 slope, lower offset, upper slope, upper offset. Slopes of planes are ``(n, places)``.
             both: all lines are parallel; bound from above as well.
@@ -248,8 +270,9 @@ class Plan:
             shape = (n, len(start.order))
             if wanted.shape != shape or wanted.dtype != torch.bool:
                 raise InvalidValue("wanted", f"{wanted.dtype} of shape {tuple(wanted.shape)}", f"must be bool, {shape}")
-            places = wanted.nonzero()[:, 1].contiguous()
-            offsets = torch.cat([torch.zeros(1, dtype=torch.int64), wanted.sum(1).cumsum(0)])
+            chosen = wanted.cpu()
+            places = chosen.nonzero()[:, 1].contiguous()
+            offsets = torch.cat([torch.zeros(1, dtype=torch.int64), chosen.sum(1).cumsum(0)])
         low, high = self._run(start, n, rows, places, offsets, sign, lines, both, over, memory, threads, isa)
         if wanted is None or rows is not None:
             return low, high
@@ -278,10 +301,10 @@ class Plan:
             Coefficients ``(n, r, entries)`` in the stored order, and the constants ``(n, r)`` of the forms below and
             (with ``both``) above, which share them.
         """
-        if rows is None and places is None:
-            places = torch.arange(len(start.order))
+        if rows is None:
+            places = torch.arange(len(start.order)) if places is None else places.cpu()
         count = rows.shape[1] if rows is not None else 0 if places is None else len(places)
-        forms = torch.empty(inputs, count, len(self.input.order), dtype=self.dtype)
+        forms = torch.empty(inputs, count, len(self.input.order), dtype=self.dtype, device=self.device)
         over = {"hull": 3, "center": 0, "radius": 0, "forms": forms.data_ptr()}
         low, high = self._run(start, inputs, rows, places, None, sign, lines, both, over, memory, threads, isa)
         return forms, low, high
@@ -303,9 +326,9 @@ class Plan:
     ) -> tuple[Tensor, Tensor | None]:
         self._check_rows(start, n, rows, lines)
         count = rows.shape[1] if rows is not None else 0 if places is None else len(places)
-        low = torch.empty((n, count) if offsets is None else (count,), dtype=self.dtype)
+        low = torch.empty((n, count) if offsets is None else (count,), dtype=self.dtype, device=self.device)
         high = torch.empty_like(low) if both else None
-        self.native.run(
+        self._execute(
             start=start.node,
             inputs=n,
             rows=count,
@@ -391,14 +414,14 @@ class Plan:
             self._check("rows", rows, (n if len(rows) != 1 else 1, rows.shape[1], len(start.order)))
 
     def _check(self, name: str, x: Tensor, shape: Shape) -> None:
-        if x.dtype != self.dtype or x.device.type != "cpu" or tuple(x.shape) != shape or not x.is_contiguous():
+        if x.dtype != self.dtype or x.device != self.device or tuple(x.shape) != shape or not x.is_contiguous():
             found = f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
-            raise InvalidValue(name, found, f"must be contiguous, {self.dtype}, {shape}, on the CPU")
+            raise InvalidValue(name, found, f"must be contiguous, {self.dtype}, {shape}, on {self.device}")
 
 
 def _spread(bounds: Tensor, wanted: Tensor, rest: float) -> Tensor:
     """Bounds of the wanted entries, input by input, among all."""
-    return torch.full(wanted.shape, rest, dtype=bounds.dtype).masked_scatter_(wanted, bounds)
+    return bounds.new_full(wanted.shape, rest).masked_scatter_(wanted, bounds)
 
 
 def _places(source: Stored, target: Stored, outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

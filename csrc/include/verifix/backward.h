@@ -1,7 +1,8 @@
 // Backward bound passes: linear forms of a node, pushed to the input through affine operations and lines.
 //
 // A Plan holds a network as a flat list of steps, in an order in which every step follows its sources; weights are
-// copied into it. Entries of a node are stored as [h][w][c] throughout: the caller permutes.
+// copied into it (on CUDA: borrowed from the device, where they must outlive it). Entries of a node are stored as
+// [h][w][c] throughout: the caller permutes.
 #pragma once
 
 #include <cstdint>
@@ -85,8 +86,10 @@ public:
     // Throws as `run` does.
     void forward(const ForwardRequest<T>& request, int threads, Isa isa) const;
 
+    struct Parts;  // csrc/cpu/plan.h
+    const Parts& parts() const { return *parts_; }
+
 private:
-    struct Parts;
     std::unique_ptr<Parts> parts_;
 };
 
