@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "backward_convolution.h"
 #include "backward_schedule.h"
 #include "backward_steps.h"
 #include "backward_sums.h"

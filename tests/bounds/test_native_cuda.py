@@ -147,6 +147,19 @@ def test_memory_changes_no_bit(device: str) -> None:
         assert same_bits(upper, found[0][1])
 
 
+def test_a_plan_keeps_its_own_weights() -> None:
+    host_module()
+    plan = host_plan((3,), torch.float64)
+    weight = torch.arange(6.0, dtype=torch.float64).reshape(2, 3)
+    dense = plan.dense(plan.input, weight, None)
+    center, wanted = torch.ones(1, 3, dtype=torch.float64), weight.sum(1)
+    weight.fill_(torch.nan)
+    low, _ = plan.run(
+        dense, rows=None, sign=1.0, lines=[None] * 4, both=False, hull=0, center=center, radius=torch.zeros_like(center)
+    )
+    assert torch.equal(low[0], wanted)
+
+
 def test_schedules_are_kept() -> None:
     """Made once for the rows of a node, whatever the lines; others for other rows."""
     graph = small_network()

@@ -20,30 +20,42 @@ def plan_on(device: torch.device, shape: Shape, dtype: torch.dtype) -> Plan:
 
 
 class CudaPlan(Plan):
-    """A plan whose tensors are on a CUDA device, and are borrowed: what a step was given stays alive with the plan.
+    """A plan whose tensors are on a CUDA device, where a copy of what a step was given lives with the plan.
 
-    Backward passes only. They are cut into pieces so that each works in no more than the ``memory`` that it is given,
-    or what 32 rows of one input need.
+    Backward passes only, on any stream. They are cut into pieces so that each works in no more than the ``memory`` that
+    it is given, or what 32 rows of one input need.
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(shape, dtype, device)
         self.kept: list[Tensor] = []
+        self.ready: torch.cuda.Event | None = None
         self.schedules: dict[object, tuple[Any, Tensor]] = {}
 
     def _place(self, x: Tensor | None) -> int:
         if x is None:
             return 0
-        self.kept.append(x.to(self.device))
+        self.kept.append(x.detach().to(self.device, copy=True))
+        self._mark()
         return self.kept[-1].data_ptr()
+
+    def _mark(self) -> None:
+        """Note when all copies are there, for passes on other streams."""
+        self.ready = self.ready or torch.cuda.Event()
+        self.ready.record(torch.cuda.current_stream(self.device))
 
     def forwards(self, node: Stored) -> bool:
         """No step: forward passes on CUDA are those of torch."""
         return False
 
     def _execute(self, **request: Any) -> None:
+        stream = torch.cuda.current_stream(self.device)
+        if self.ready is not None:
+            stream.wait_event(self.ready)
+        for x in self.kept:
+            x.record_stream(stream)
         with torch.cuda.device(self.device):
-            self._launch(torch.cuda.current_stream(self.device).cuda_stream, request)
+            self._launch(stream.cuda_stream, request)
 
     def _launch(self, stream: int, request: dict[str, Any]) -> None:
         memory = request.pop("memory")
