@@ -28,6 +28,7 @@ from tests.kernels.cuda_on_host import host_module, host_plan, on_gpu
 from verifix.bounds import Engine, lowered, parse_method
 from verifix.bounds.backward import backward
 from verifix.bounds.native import NativePass
+from verifix.bounds.rounding import plain_arithmetic
 from verifix.graph import INPUT, Graph, capture
 from verifix.operations import Relaxation
 from verifix.sets import Ball
@@ -45,7 +46,8 @@ def needs_gpu(test: Callable[[], None]) -> Callable[[], None]:
 def passes_on(device: str) -> Iterator[torch.device]:
     """Where tensors go for passes on a device; the host stands in for CUDA with tensors of the CPU."""
     if device == "cuda":
-        yield torch.device("cuda:0")
+        with plain_arithmetic():  # as certificates are computed: no TF32
+            yield torch.device("cuda:0")
         return
     host_module()
     with patch.object(lowered, "plan_on", lambda _, *given: host_plan(*given)), patch.object(lowered, "_LOWERED", {}):

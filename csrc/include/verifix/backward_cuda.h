@@ -1,8 +1,9 @@
 // Backward bound passes on CUDA: the plan and the request of backward.h, on a stream.
 //
-// Pointers of the plan (made with borrow) and of the request are of the device. A schedule says which rows go together
-// and where their coefficients are; it is made once for all passes from the same rows of a node. The caller copies its
-// tables to the device, and gives memory to work in: nothing is allocated here, and nothing waits for the device.
+// Pointers that the plan is given (but those to offsets and indices of sparse steps and planes) and those of the request
+// are of the device; the plan borrows its weights, which must outlive it. A schedule says which rows go together and where
+// their coefficients are; it is made once for all passes from the same rows of a node. The caller copies its tables to the
+// device, and gives memory to work in: nothing is allocated here, and nothing waits for the device.
 #pragma once
 
 #include <cstdint>
