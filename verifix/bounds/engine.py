@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verifix.bounds.backward import backward
+from verifix.bounds.first_use import trusted
 from verifix.bounds.forward import ForwardPass
 from verifix.bounds.lowered import Inexpressible, lower
 from verifix.bounds.method import Method
@@ -136,6 +137,8 @@ class Engine:
         if self._wants_native and not torch.is_grad_enabled():
             try:
                 if self._native is None:
+                    if not trusted(self.inputs.center.device, self.dtype):
+                        raise Inexpressible("this GPU, where it disagrees with plain torch")
                     lowered = None if self._forward is None else self._forward.lowered
                     self._native = NativePass(self.graph, self.inputs, self.memory, lowered)
                 return self._native(name, rows, self.relaxations, upper=upper, wanted=wanted)
