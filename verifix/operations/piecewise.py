@@ -50,23 +50,24 @@ class TwoPiece(Nonlinear):
         if slopes == "constant":
             return Levels(*self.interval([lower], [upper]))
         left, right = self.left, self.right
-        negative = upper <= 0
-        unstable = ~(negative | (lower >= 0))  # also where a bound is NaN, which then shows in the slopes
-        width = torch.where(unstable, upper - lower + poison(lower, upper), 1.0)
-        # by full_like, not torch.where of two numbers, which would round them to float32
-        at_left, at_right = torch.full_like(lower, left), torch.full_like(lower, right)
-        stable_slope = torch.where(negative, at_left, at_right)
-        chord = torch.where(unstable, (right * upper - left * lower) / width, stable_slope)
-        offset = torch.where(unstable, (left - chord) * lower, 0.0)
+        low, high = lower.clamp(max=0), upper.clamp(min=0)
+        width = high - low
+        # the chord of ReLU: 0 or 1 where it is stable, NaN where a bound is not known or the width overflows
+        share = high / (width + (width == 0)) + (width - width)
+        chord = share if (left, right) == (0.0, 1.0) else left * (1 - share) + right * share
+        offset = (left - right) * share * low
         if slopes == "same":
             free = chord
         else:
-            small, large = min(left, right), max(left, right)
+            # by full_like, not torch.where of two numbers, which would round them to float32
+            at_left, at_right = torch.full_like(lower, left), torch.full_like(lower, right)
             if slopes == "adaptive":
-                chosen = torch.where(upper > -lower, at_right, at_left)
+                free = torch.where(high > -low, at_right, at_left)  # where it is stable, one of the two is zero
             else:
+                small, large = min(left, right), max(left, right)
                 chosen = torch.full_like(lower, min(max(0.0 if slopes == "zero" else 1.0, small), large))
-            free = torch.where(unstable, chosen, stable_slope)
+                stable = torch.where(upper <= 0, at_left, at_right)
+                free = torch.where((upper <= 0) | (lower >= 0), stable, chosen)
         if left <= right:
             return Lines(free, None, chord, offset)
         return Lines(chord, offset, free, None)
