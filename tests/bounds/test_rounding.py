@@ -185,7 +185,7 @@ def test_lines(name: str, dtype: torch.dtype, slopes: str, seed: int, size: floa
     lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
     relaxation = operation.lines(lower, upper, slopes)  # type: ignore[arg-type]
     lines = exact(relaxation)
-    magnitude = relaxation.magnitude(torch.maximum(lower.abs(), upper.abs())).flatten(1).double()
+    magnitude = relaxation.magnitude(torch.maximum(lower.abs(), upper.abs()), lower, upper).flatten(1).double()
     allowed = (
         operation.roundings * torch.finfo(dtype).eps / 2 * magnitude + operation.roundings * torch.finfo(dtype).tiny
     )

@@ -67,7 +67,7 @@ def grid(lower: Tensor, upper: Tensor) -> Tensor:
 def slack(operation: Nonlinear, lines: Lines | Levels, lower: Tensor, upper: Tensor) -> Tensor:
     """The rounding error that bounds account for lines on these intervals."""
     dtype = lower.dtype
-    magnitude = lines.magnitude(torch.maximum(lower.abs(), upper.abs())).double()
+    magnitude = lines.magnitude(torch.zeros_like(lower), lower, upper).double()
     roundings = operation.roundings + 4
     return roundings * torch.finfo(dtype).eps / 2 * magnitude + roundings * torch.finfo(dtype).tiny
 

@@ -68,7 +68,7 @@ def test_levels_drop_the_rows() -> None:
     torch.testing.assert_close(
         offset, torch.where(rows > 0, rows * upper[:, None], rows * lower[:, None]).flatten(2).sum(2)
     )
-    assert torch.equal(levels.magnitude(lower), torch.maximum(lower.abs(), upper.abs()))
+    assert torch.equal(levels.magnitude(lower, lower, upper), torch.maximum(lower.abs(), upper.abs()))
 
 
 @pytest.mark.parametrize("unknown", [torch.nan, torch.inf])
@@ -84,7 +84,7 @@ def test_magnitude_bounds_every_term() -> None:
     for lines in (relu.lines(lower, upper, "same"), relu.lines(lower, upper, "adaptive")):
         assert isinstance(lines, Lines)
         z = torch.maximum(lower.abs(), upper.abs())
-        assert (lines.magnitude(z) >= (lines.upper_slope * z).abs()).all()
+        assert (lines.magnitude(z, lower, upper) >= (lines.upper_slope * z).abs()).all()
         assert lines.upper_offset is not None
-        assert (lines.magnitude(z) >= lines.upper_offset.abs()).all()
-        assert (lines.magnitude(z) >= (1 - 1e-12) * upper).all()
+        assert (lines.magnitude(z, lower, upper) >= lines.upper_offset.abs()).all()
+        assert (lines.magnitude(z, lower, upper) >= (1 - 1e-12) * upper).all()

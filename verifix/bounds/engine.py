@@ -269,9 +269,7 @@ class Engine:
                 size = size if offset is None else size + offset
             else:
                 lower, upper = self._preactivations[node.inputs[0]]
-                size = self.relaxations[node.name].magnitude(
-                    torch.maximum(parts[0], torch.maximum(lower.abs(), upper.abs()))
-                )
+                size = self.relaxations[node.name].magnitude(parts[0], lower, upper)
             self._magnitudes[node.name] = (size + quantum(self.dtype)).expand(len(self.inputs), *node.shape)
         return self._shaped(name, self._magnitudes[name])
 

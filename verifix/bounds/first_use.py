@@ -78,7 +78,7 @@ def _agrees(graph: Graph, inputs: InputSet, lowered: Lowered) -> bool:
         if isinstance(operation, TwoPiece | Clip):
             wide = 1 + sizes[node.inputs[0]]
             lines[node.name] = operation.lines(-wide, 0.7 * wide, "adaptive")
-            sizes[node.name] = lines[node.name].magnitude(wide)
+            sizes[node.name] = lines[node.name].magnitude(wide, -wide, 0.7 * wide)
         elif isinstance(operation, Convolution | Dense | Sum | Movement):
             size = operation.absolute(*(sizes[name] for name in node.inputs))
             offset = operation.offset_size(size)

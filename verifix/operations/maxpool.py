@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifix.operations.base import Nonlinear, Shape, Slopes, poison
-from verifix.operations.relaxation import Levels, Pulled, Relaxation
+from verifix.operations.relaxation import Levels, Pulled, Relaxation, largest
 from verifix.tensors import contract
 
 
@@ -87,11 +87,11 @@ class Selection(Relaxation):
         offset = contract(relaxed, self.offset) + contract(exact, self.unknown)
         return pulled.reshape(n, r, *self.input_shape), offset
 
-    def magnitude(self, z: Tensor) -> Tensor:
-        flat = z.flatten(1)
+    def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        flat = largest(size, lower, upper).flatten(1)
         below = flat.gather(1, self.lower_index)
         above = self.slope.abs() * flat.gather(1, self.upper_index) + self.offset.abs()
-        return torch.maximum(below, above).reshape(len(z), *self.shape)
+        return torch.maximum(below, above).reshape(len(flat), *self.shape)
 
 
 def _gather(x: Tensor, windows: Tensor, fill: float = -torch.inf) -> Tensor:

@@ -31,8 +31,9 @@ class Relaxation(ABC):
         """The same with ``<=``."""
 
     @abstractmethod
-    def magnitude(self, z: Tensor) -> Tensor:
-        """A bound on the sum of absolute values of all terms, from one for the input: ``(n, *in)`` to ``(n, *out)``."""
+    def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """A bound on the sum of absolute values of all terms, from one for the input, and from the bounds that the
+        relaxation was made of: ``(n, *in)`` to ``(n, *out)``."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,22 @@ class Lines(Relaxation):
             return rows * slope_p[:, None], offset
         return positive * slope_p[:, None] + negative * slope_n[:, None], offset
 
-    def magnitude(self, z: Tensor) -> Tensor:
-        size = torch.maximum(self.lower_slope.abs(), self.upper_slope.abs()) * z
+    def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        size = steepest(self.lower_slope, self.upper_slope) * largest(size, lower, upper)
         offsets = [offset.abs() for offset in (self.lower_offset, self.upper_offset) if offset is not None]
         if offsets:
             size = size + torch.stack(torch.broadcast_tensors(*offsets)).amax(0)
         return size + self.scale
+
+
+def largest(size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The larger of a magnitude and the absolute values of bounds."""
+    return torch.maximum(size, torch.maximum(-lower, upper))
+
+
+def steepest(first: Tensor, second: Tensor) -> Tensor:
+    """The larger absolute value of two slopes."""
+    return first.abs() if first is second else torch.maximum(first.abs(), second.abs())
 
 
 def _offset(
@@ -108,5 +119,5 @@ class Levels(Relaxation):
     def above(self, rows: Tensor) -> Pulled:
         return None, contract(rows.clamp(min=0), self.upper) + contract(rows.clamp(max=0), self.lower)
 
-    def magnitude(self, z: Tensor) -> Tensor:
-        return torch.maximum(self.lower.abs(), self.upper.abs())
+    def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.maximum(-self.lower, self.upper)
