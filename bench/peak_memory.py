@@ -1,7 +1,7 @@
-"""How much the resident set grows while a case is certified, in a process of its own.
+"""How much the resident set grows while a case is certified, in a process of its own, and how long that takes.
 
-``python -m bench.peak_memory CASE SIDE INPUTS BATCH MEMORY MOST`` prints megabytes. What a first small batch brings in
-(libraries, thread stacks) does not count, nor do the inputs.
+``python -m bench.peak_memory CASE SIDE INPUTS BATCH MEMORY MOST`` prints megabytes and seconds. What a first small
+batch brings in (libraries, thread stacks) does not count, nor do the inputs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -19,8 +20,8 @@ from torch import nn
 
 def in_new_process(
     case: str, side: str, *, inputs: int, batch: int, memory: int = 0, most: int = 0, seconds: float = 600
-) -> float | str:
-    """Peak growth in megabytes, or what stopped it.
+) -> dict[str, float] | str:
+    """Peak growth in megabytes and seconds, once and without warming up; or what stopped it.
 
     Args:
         memory: byte budget handed to ``certify``; 0 for its default.
@@ -40,7 +41,8 @@ def in_new_process(
         return f"out of memory with {most / 1e6:.0f} MB"
     if run.returncode != 0:
         return f"failed: {run.stderr.strip().splitlines()[-1] if run.stderr.strip() else run.returncode}"
-    return float(json.loads(run.stdout.strip().splitlines()[-1]))
+    found: dict[str, float] = json.loads(run.stdout.strip().splitlines()[-1])
+    return found
 
 
 def _field(name: str) -> int:
@@ -48,7 +50,7 @@ def _field(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def main(arguments: list[str]) -> float:
+def main(arguments: list[str]) -> dict[str, float]:
     from bench.cases import CASES, Case
     from bench.peers import convex_adversarial_margins, convex_adversarial_resnet
     from verifix import certify
@@ -73,10 +75,10 @@ def main(arguments: list[str]) -> float:
     if most:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _field("VmRSS")
+    before, began = _field("VmRSS"), time.perf_counter()
     for first in range(0, inputs, batch):
         run(case, first, min(first + batch, inputs))
-    return (_field("VmHWM") - before) / 1e6
+    return {"growth": (_field("VmHWM") - before) / 1e6, "seconds": time.perf_counter() - began}
 
 
 if __name__ == "__main__":

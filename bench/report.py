@@ -51,7 +51,7 @@ def _markdown(results: dict[str, Any]) -> str:
         cases = [case for case in results["cases"] if case["table"] == table]
         parts.append(f"## {table[0].upper()}{table[1:]}\n")
         parts.append(_table(cases))
-        parts += [f"{_note(case)}\n" for case in cases if "largest_over_smallest" in case]
+        parts += [f"{_note(case)}\n" for case in cases if "largest_over_smallest" in case or "peer" in case]
         rates = sorted(case["matrix_gflops"] for case in cases)
         copies = sorted(case["copy_gbytes_per_second"] for case in cases)
         parts.append(
@@ -62,6 +62,15 @@ def _markdown(results: dict[str, Any]) -> str:
 
 
 def _note(case: dict[str, Any]) -> str:
+    if "peer" in case:
+        peer = case["peer"]
+        if isinstance(peer, str):
+            return f"{case['name']}: convex_adversarial, one input in a process of its own: {peer}."
+        times = peer["seconds"] * 1e3 / case["sides"]["verifix"]["median_ms"]
+        return (
+            f"{case['name']}: convex_adversarial, one input in a process of its own, once: {peer['seconds']:.1f} s, "
+            f"{times:.0f} times as long, with a peak growth of {peer['growth']:.0f} MB."
+        )
     factor = case["largest_over_smallest"]
     return f"{case['name']}: time over operations varies by a factor of {factor:.2f} from end to end."
 

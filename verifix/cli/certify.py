@@ -37,7 +37,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--norm", default="linf", help="linf, l2 or l1 (default: linf)")
     parser.add_argument(
-        "--method", default="cap", help="ibp, crown-ibp, cap, crown, or several, as in cap+ibp (default: cap)"
+        "--method",
+        default="cap",
+        help="ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined by + (default: cap)",
     )
     parser.add_argument(
         "--box", nargs=2, type=number, metavar=("LO", "HI"), help="the range that every input stays in (default: none)"
@@ -59,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--memory",
         type=byte_count,
         metavar="BYTES",
-        help="budget for bounds, such as 2GiB (default: 64MiB, on a GPU 4GiB)",
+        help="budget for all that is computed, such as 2GiB (default: a quarter of what is free)",
     )
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
     add_common(parser)
