@@ -80,11 +80,15 @@ def test_certify_in_tiles() -> None:
 @pytest.mark.parametrize("memory", (1, 1000, 1 << 20))
 def test_tiles_cover_everything_once(rows: int, inputs: int, memory: int) -> None:
     graph = capture(relu_network((4, 9, 3), 0), torch.zeros(1, 4, dtype=torch.float64))
-    taken = [i for tile in row_tiles(rows, inputs, graph, torch.float64, memory) for i in range(rows)[tile]]
+    taken = [
+        i
+        for tile in row_tiles(rows, inputs, graph, torch.float64, memory, torch.device("cpu"))
+        for i in range(rows)[tile]
+    ]
     assert taken == list(range(rows))
     within = budget(graph, [torch.float64], torch.device("cpu"), least_memory(graph, [torch.float64]) + memory)
     assert [i for tile in within.tiles(inputs, torch.float64) for i in range(inputs)[tile]] == list(range(inputs))
-    for tile in row_tiles(rows, inputs, graph, torch.float64, memory):
+    for tile in row_tiles(rows, inputs, graph, torch.float64, memory, torch.device("cpu")):
         width = tile.stop - tile.start
         assert width == 1 or width * max(inputs, 1) * bytes_per_row(graph, torch.float64) <= memory
 

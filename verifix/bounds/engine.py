@@ -34,7 +34,7 @@ class Engine:
         graph: the network.
         inputs: where its inputs may be; bounds are computed in the dtype of these sets.
         method: which bounds.
-        memory: byte budget of the rows of a backward pass; default 64 MiB on CPU, 1 GiB on CUDA.
+        memory: byte budget of the rows of a backward pass; default 256 MiB on CPU, 4 GiB on CUDA.
         rounding: widen every bound by a rigorous bound on its own rounding error. Training switches this off: it needs
             gradients, not certificates.
         native: where no gradients are recorded, use the compiled backward pass where it can express the network and the
@@ -168,7 +168,8 @@ class Engine:
         shape = self.graph.shape_of(name)
         lows, highs = [], []
         count = len(rows) if rows.dim() == 1 else rows.shape[1]
-        for tile in row_tiles(count, len(self.inputs), self.graph, self.dtype, self.memory):
+        device = self.inputs.center.device
+        for tile in row_tiles(count, len(self.inputs), self.graph, self.dtype, self.memory, device):
             part = _unit_rows(rows[tile], shape, self.inputs.center) if rows.dim() == 1 else rows[:, tile]
             low, high = backward(self.graph, name, part, self.relaxations, self.inputs, upper=upper)
             lows.append(low)

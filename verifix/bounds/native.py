@@ -99,7 +99,7 @@ class NativePass:
         places = torch.arange(size) if wanted is None else wanted.any(0).nonzero()[:, 0]
         count = len(places) if rows is None else rows.shape[1]
         lows, highs = [self.inputs.center.new_zeros(n, 0)], [self.inputs.center.new_zeros(n, 0)]
-        for tile in row_tiles(count, n, self.graph, self.plan.dtype, self.memory):
+        for tile in row_tiles(count, n, self.graph, self.plan.dtype, self.memory, self.inputs.center.device):
             packed, low, high = self.plan.forms(
                 start, inputs=n, rows=None if rows is None else rows[:, tile].contiguous(),
                 places=places[tile] if rows is None else None, sign=sign, lines=lines, both=both, memory=self.memory,

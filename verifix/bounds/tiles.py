@@ -54,11 +54,11 @@ def budget(graph: Graph, dtypes: Sequence[torch.dtype], device: torch.device, me
     if room < least:
         needed = least_memory(graph, dtypes)
         raise InvalidValue("memory", total, f"this network needs at least {needed} bytes, one input at a time")
-    room = max(least, min(room, TILE.get(device.type, room)))
+    tile = min(room, _tile(device))
     return Budget(
         room,
         {
-            dtype: max(1, room // max(_bytes_of_input(graph, dtype), ROWS * bytes_per_row(graph, dtype)))
+            dtype: max(1, tile // max(_bytes_of_input(graph, dtype), ROWS * bytes_per_row(graph, dtype)))
             for dtype in dtypes
         },
     )
@@ -100,8 +100,12 @@ def _size(dtype: torch.dtype) -> int:
 
 
 def bytes_of_passes(memory: int | None, device: torch.device) -> int:
-    """What an engine may use for the rows of a pass: as given, or a tile of the usual size."""
-    return check_memory(TILE.get(device.type, TILE["cpu"]) if memory is None else memory, device)
+    """What an engine may use for the rows of a pass: as given, or enough for a few threads."""
+    return check_memory(4 * _tile(device) if memory is None else memory, device)
+
+
+def _tile(device: torch.device) -> int:
+    return TILE.get(device.type, TILE["cpu"])
 
 
 def check_memory(memory: int | None, device: torch.device) -> int:
@@ -131,8 +135,10 @@ def bytes_per_row(graph: Graph, dtype: torch.dtype) -> int:
     return COPIES * widest * _size(dtype)
 
 
-def row_tiles(rows: int, inputs: int, graph: Graph, dtype: torch.dtype, memory: int) -> Iterator[slice]:
-    """Slices of rows such that a pass over all inputs at once stays in the budget."""
-    count = max(1, memory // (bytes_per_row(graph, dtype) * max(inputs, 1)))
+def row_tiles(
+    rows: int, inputs: int, graph: Graph, dtype: torch.dtype, memory: int, device: torch.device
+) -> Iterator[slice]:
+    """Slices of rows such that a pass in plain torch over all inputs at once stays in the budget and in a tile."""
+    count = max(1, min(memory, _tile(device)) // (bytes_per_row(graph, dtype) * max(inputs, 1)))
     for start in range(0, rows, count):
         yield slice(start, min(start + count, rows))
