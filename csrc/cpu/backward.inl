@@ -145,29 +145,60 @@ struct Pass : Access<T, bundles, packed> {
         Sums::gather_some(targets, weights, together, columns, count, first);
     }
 
-    // The same where the rows are unit vectors of one position: the coefficients of a lane are weights of its channel.
+    // The same where the rows are unit vectors: the coefficients of a lane are weights of its channel.
     void unit_block(const Step<T>& step, int32_t node, const AxisBlock& over_h, const AxisBlock& over_w) {
+        UnitColumn columns[most_columns];
+        int64_t count = 0;
+        bool first = fresh(step, node, 0);
+        const auto flush = [&] {
+            copy_columns(step, columns, count, over_h, over_w, first);
+            first = false;
+            count = 0;
+        };
+        for (int64_t oh = over_h.first; oh < over_h.last; ++oh) {
+            const int64_t tap_h = tap_of(over_h.begin + step.padding_h - oh * step.stride_h, step.dilation_h);
+            if (tap_h < 0) continue;
+            for (int64_t ow = over_w.first; ow < over_w.last; ++ow) {
+                const int64_t tap_w = tap_of(over_w.begin + step.padding_w - ow * step.stride_w, step.dilation_w);
+                const Place range = place(tile.start, oh, ow);  // the lanes of this position, where there is no base
+                if (tap_w < 0 || range.first == range.last) continue;
+                columns[count++] = {tap_h * step.kernel_w + tap_w, range.first, range.last - range.first};
+                if (count == most_columns) flush();
+            }
+        }
+        if (count > 0 || first) flush();
+    }
+
+    // The rows of one position of the start, as seen from the inputs that feed it.
+    struct UnitColumn {
+        int64_t tap, lane, count;
+    };
+
+    void copy_columns(const Step<T>& step, const UnitColumn* columns, int64_t count, const AxisBlock& over_h, const AxisBlock& over_w,
+                      bool first) {
         const int32_t source = step.sources[0];
         const int64_t inputs = tile.channels[source];
-        const int64_t tap_h = tap_of(over_h.begin + step.padding_h - over_h.first * step.stride_h, step.dilation_h);
-        const int64_t tap_w = tap_of(over_w.begin + step.padding_w - over_w.first * step.stride_w, step.dilation_w);
-        const bool reached = over_h.first < over_h.last && over_w.first < over_w.last && tap_h >= 0 && tap_w >= 0;
-        const bool first = fresh(step, node, 0);
-        const int64_t tap = reached ? tap_h * step.kernel_w + tap_w : 0;
-        const Window& window = tile.windows[tile.start];
-        const int32_t* channels = tile.entries[tile.start].channel + place(tile.start, window.h0, window.w0).first;
+        const int32_t* const channels = tile.entries[tile.start].channel;
         for (int64_t h = over_h.begin; h < over_h.end; ++h) {
             for (int64_t w = over_w.begin; w < over_w.end; ++w) {
-                const int64_t own_tap = tap + (h - over_h.begin) * step.kernel_w + (w - over_w.begin);
-                const T* weight = step.weight + own_tap * inputs * step.c;
-                for_each_listed(source, h, w, [&](Vector* rows, int64_t channel) {
+                const int64_t shift = (h - over_h.begin) * step.kernel_w + (w - over_w.begin);
+                for_each_listed(source, h, w, [&](Vector* rows, int64_t input) {
                     Bundle own;
                     memset(&own, 0, sizeof own);
-                    if (reached && tile.base >= 0) {
-                        memcpy(&own, weight + channel * step.c + tile.base, sizeof own);
-                    } else if (reached) {
-                        T* numbers = reinterpret_cast<T*>(&own);
-                        for (int64_t lane = 0; lane < tile.rows; ++lane) numbers[lane] = weight[channel * step.c + channels[lane]];
+                    for (int64_t c = 0; c < count; ++c) {
+                        const UnitColumn& column = columns[c];
+                        const T* weight = step.weight + ((column.tap + shift) * inputs + input) * step.c;
+                        if (tile.base >= 0) {
+                            memcpy(&own, weight + tile.base, sizeof own);
+                            break;
+                        }
+                        T* numbers = reinterpret_cast<T*>(&own) + column.lane;
+                        const int32_t* channel = channels + column.lane;
+                        if (channel[column.count - 1] - channel[0] == column.count - 1) {
+                            for (int64_t lane = 0; lane < column.count; ++lane) numbers[lane] = weight[channel[0] + lane];
+                        } else {
+                            for (int64_t lane = 0; lane < column.count; ++lane) numbers[lane] = weight[channel[lane]];
+                        }
                     }
                     for (int64_t v = 0; v < vectors; ++v) {
                         const Vector product = diagonal.part[v] * own.part[v];
@@ -447,7 +478,7 @@ struct Pass : Access<T, bundles, packed> {
             if (!reached(node)) continue;
             const Step<T>& step = tile.steps[node - 1];
             const bool convolves = step.kind == StepKind::convolution || step.kind == StepKind::dense;
-            const bool unit_step = step.kind == StepKind::scaling || (convolves && step.groups == 1 && tile.one_position);
+            const bool unit_step = step.kind == StepKind::scaling || (convolves && step.groups == 1);
             if (units_on == node && !unit_step) write_units();
             switch (step.kind) {
                 case StepKind::dense:

@@ -14,13 +14,14 @@ namespace verifix {
 template <class T>
 constexpr std::int64_t lanes_of_bundle = bundle_bytes / static_cast<std::int64_t>(sizeof(T));
 
+constexpr std::int64_t most_neighbours = 8;  // positions that share a tile: with each one their common window is larger
+
 // Rows that share a tile, and the windows of all nodes that they reach.
 struct Group {
     std::int64_t input;  // -1 for all
     std::int64_t first, count;
     std::int64_t bundles;
     const std::vector<Window>* windows;
-    bool one_position;
     std::int64_t base;  // as of a tile
 };
 
@@ -81,12 +82,12 @@ public:
         : request_(request), steps_(steps), shapes_(shapes), shape_(shapes[static_cast<std::size_t>(request.start)]), most_(most) {
         const Window whole{0, static_cast<std::int32_t>(shape_.h), 0, static_cast<std::int32_t>(shape_.w)};
         if (packed) {
-            all.push_back({-1, 0, request.rows, most, windows(whole), false, -1});
+            all.push_back({-1, 0, request.rows, most, windows(whole), -1});
         } else if (request.coefficients != nullptr) {
             for (std::int64_t row = 0; row < request.rows;) {
                 const std::int64_t bundles = request.rows - row > lanes_of_bundle<T> ? most_ : 1;
                 const std::int64_t count = std::min(bundles * lanes_of_bundle<T>, request.rows - row);
-                all.push_back({-1, row, count, bundles, windows(whole), false, -1});
+                all.push_back({-1, row, count, bundles, windows(whole), -1});
                 row += count;
             }
         } else if (request.row_offsets == nullptr) {
@@ -121,8 +122,14 @@ private:
             const std::int64_t plane = positions[row] / shape_.c, h = plane / shape_.w;
             std::int64_t count = 1;
             while (row + count < end && count < most_ * lanes && positions[row + count] / shape_.c == plane) ++count;
-            if (4 * count < lanes) {
-                while (row + count < end && count < lanes && positions[row + count] / shape_.c / shape_.w == h) ++count;
+            // Positions are taken whole where they fit.
+            while (row + count < end && positions[row + count] / shape_.c / shape_.w == h) {
+                const std::int64_t next = positions[row + count] / shape_.c;
+                if (next - plane >= most_neighbours) break;
+                std::int64_t more = 1;
+                while (row + count + more < end && positions[row + count + more] / shape_.c == next) ++more;
+                if (count + more > most_ * lanes) break;
+                count += more;
             }
             const std::int64_t bundles = count > lanes ? most_ : 1, width = bundles * lanes;
             std::int64_t base = -1;
@@ -137,7 +144,7 @@ private:
             const auto w = static_cast<std::int32_t>(plane % shape_.w);
             const Window window{static_cast<std::int32_t>(h), static_cast<std::int32_t>(h + 1), w,
                                 static_cast<std::int32_t>(last / shape_.c % shape_.w + 1)};
-            all.push_back({input, row, count, bundles, windows(window), window.w1 == w + 1, base});
+            all.push_back({input, row, count, bundles, windows(window), base});
             row += count;
         }
     }

@@ -86,9 +86,8 @@ struct Tile {
     int32_t start;                 // the node that the rows are on
     int64_t inputs;                // that take part: the first `rows` lanes are of the first one, and so on
     bool units;                    // the rows are unit vectors, times `sign`; else the coefficients of `start` are there
-    bool one_position;             // of one position, as its entries are listed
-    int64_t base;                  // this channel in the first lane, the next one in the second and so on; -1: the first of
-                                   // the list in the first lane
+    int64_t base;                  // those of one position: this channel in the first lane, the next one in the second and
+                                   // so on; -1: those of any positions, the first of the list in the first lane
     T sign;
     int64_t rows;  // of each input
     bool both;     // lines are parallel: bound from above as well, with the same coefficients

@@ -96,7 +96,6 @@ public:
                            request_.start,
                            inputs_,
                            units_,
-                           group.one_position,
                            group.base,
                            request_.sign,
                            group.count,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,42 @@ def test_euclidean_norm(seed: int, count: int, dtype: Any) -> None:
             for spread in sides:
                 error = (len(form) + 16) * unit * Fraction(max(each.mass, 1.0))
                 assert max(spread - error, 0) ** 2 <= squares <= (spread + error) ** 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 6), st.sampled_from(DTYPES), st.sampled_from((0, 1, 2)))
+def test_an_input_does_not_depend_on_the_others(seed: int, count: int, dtype: Any, hull: int) -> None:
+    """Inputs share tiles where they have few rows; on numbers that round, the bits are those of each input alone."""
+    case = draw_case(seed, count, dtype)
+    request = draw_request(case, hull)
+    numbers = np.random.default_rng(seed)
+
+    def real(x: Array) -> Array:
+        return (x * numbers.normal(size=x.shape)).astype(dtype)
+
+    lines = [[None if side is None else real(side) for side in four] for four in request.lines]
+    if request.both:
+        lines = [[a, b, a, d] for a, b, _, d in lines]
+    request = replace(
+        request, lines=lines, center=real(request.center), radius=np.abs(real(request.radius)),
+        coefficients=None if request.coefficients is None else real(request.coefficients),
+    )  # fmt: skip
+    low, high = run(case, request, 1, ISAS[-1])
+    for i in range(request.inputs):
+        part = slice(i, i + 1)
+        own = request.coefficients if request.coefficients is None or len(request.coefficients) == 1 else (
+            request.coefficients[part].copy()
+        )  # fmt: skip
+        alone = replace(
+            request, inputs=1, coefficients=own, center=request.center[part].copy(), radius=request.radius[part].copy(),
+            lines=[[None if side is None else side[part].copy() for side in four] for four in request.lines],
+            positions=None if request.positions is None else request.positions_of(i).copy(), row_offsets=None,
+        )  # fmt: skip
+        found = run(case, alone, 1, ISAS[-1])
+        assert request.of_input(low, i).tobytes() == found[0][0].tobytes()
+        if high is not None:
+            assert found[1] is not None
+            assert request.of_input(high, i).tobytes() == found[1][0].tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
