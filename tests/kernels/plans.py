@@ -13,7 +13,6 @@ from tests.kernels.extension import _C
 
 Array = NDArray[Any]
 Plane = tuple[int, int, int]
-HULLS = (0, 1, 2)
 NO_HULL = 3
 
 

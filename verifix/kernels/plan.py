@@ -62,10 +62,6 @@ class Stored:
     sources: tuple[Stored, ...] = ()
     copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def is_standard(self, shape: Shape) -> bool:
-        """Whether an activation of this shape is stored as its own shape says: channels last."""
-        return self.plane == plane(shape) and self.standard
-
     @cached_property
     def standard(self) -> bool:
         """Whether the order is that of the plane."""
