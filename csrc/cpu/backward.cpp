@@ -70,13 +70,16 @@ void check(const BackwardRequest<T>& request, const std::vector<PlanShape>& shap
 
 // How many inputs share a tile: several where one has too few rows to fill it.
 template <class T>
-std::int64_t packable(const BackwardRequest<T>& request, const Network<T>& network, int threads) {
+std::int64_t packable(const BackwardRequest<T>& request, const Network<T>& network, std::int64_t memory, int threads) {
     const PlanShape shape = network.shapes[static_cast<std::size_t>(request.start)];
     if (request.row_offsets != nullptr || request.hull == static_cast<int>(Hull::none)) return 1;
     if (request.coefficients == nullptr && shape.h * shape.w > 1) return 1;
     for (std::int32_t step = 0; step < request.start; ++step) {
         if (network.steps[static_cast<std::size_t>(step)].kind == StepKind::planes) return 1;
     }
+    std::int64_t entries = 0;
+    for (std::int32_t node = 0; node <= request.start; ++node) entries += network.sizes[static_cast<std::size_t>(node)];
+    if (entries > memory / (most_bundles * bundle_bytes)) return 1;
     const std::int64_t fitting = most_bundles * lanes_of_bundle<T> / request.rows;
     return std::max<std::int64_t>(1, std::min({fitting, most_packed, (request.inputs + threads - 1) / threads}));
 }
@@ -89,7 +92,7 @@ void Plan<T>::run(const BackwardRequest<T>& request, std::int64_t memory, int th
     if (!isa_supported(isa)) throw std::invalid_argument(std::string("backward pass: this processor lacks ") + isa_name(isa));
     if (request.inputs * request.rows == 0) return;
 
-    const std::int64_t together = packable(request, *parts_, threads);
+    const std::int64_t together = packable(request, *parts_, memory, threads);
     const bool packed = together > 1 && request.rows > 0, units = request.coefficients == nullptr && !packed;
     const Route<T> route(parts_->steps, request.start, units);
     std::unique_ptr<Groups<T>> groups(new Groups<T>(request, parts_->steps, parts_->shapes, most_bundles, packed));

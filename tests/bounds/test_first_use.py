@@ -35,12 +35,14 @@ def test_code_that_works_passes(device: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("fault", ["one lane", "one input", "nothing is written", "not a number"])
+@pytest.mark.parametrize("fault", ["one lane", "one input", "nothing is written", "not a number", "no code"])
 def test_faults_are_found(dtype: torch.dtype, fault: str) -> None:
     """Of results that are off in one place only."""
     run = CudaPlan._run
 
     def wrong(self: CudaPlan, *arguments: Any) -> Any:
+        if fault == "no code":
+            raise RuntimeError("no kernel image is available for execution on the device")
         low, high = run(self, *arguments)
         if fault == "one lane":
             low[:, 33] += 1e-2

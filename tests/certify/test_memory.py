@@ -27,7 +27,11 @@ torch.set_num_threads(2)
 small = torch.nn.Sequential(
     torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 26 * 26, 3)
 )
-model = getattr(zoo, name)().eval()
+pooled = torch.nn.Sequential(
+    torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(3, 1), torch.nn.Conv2d(8, 8, 3),
+    torch.nn.ReLU(), torch.nn.AvgPool2d(4, 1), torch.nn.Flatten(), torch.nn.Linear(8 * 21 * 21, 10),
+)
+model = pooled.eval() if name == "pooled" else getattr(zoo, name)().eval()
 x = torch.rand(inputs, 1, 28, 28)
 graph = vx.capture(model, x[:1])
 y = graph(x).argmax(1)
@@ -44,7 +48,12 @@ print(json.dumps({"budget": budget, "growth": growth, "recomputed": int(found.re
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the resident set that Linux reports")
 @pytest.mark.parametrize(
     ("network", "inputs", "times", "method"),
-    [("mnist_small", 100, 1.0, "cap"), ("mnist_small", 100, 3.0, "crown-ibp"), ("mnist_large", 4, 1.0, "crown-ibp")],
+    [
+        ("mnist_small", 100, 1.0, "cap"),
+        ("mnist_small", 100, 3.0, "crown-ibp"),
+        ("mnist_large", 4, 1.0, "crown-ibp"),
+        ("pooled", 40, 1.0, "cap"),
+    ],
 )
 def test_growth_stays_under_the_budget(network: str, inputs: int, times: float, method: str) -> None:
     """Float64 included: with these radii some inputs are left to it."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.operations.table import ELEMENTWISE, Row, names
-from verifix.operations import Levels, Lines, Nonlinear, Slopes
+from verifix.operations import Levels, Lines, Nonlinear, Slopes, TwoPiece
 
 RULES: tuple[Slopes, ...] = get_args(Slopes)
 SLOPED: tuple[Slopes, ...] = tuple(rule for rule in RULES if rule != "constant")
@@ -226,3 +229,26 @@ def test_gradients_of_lines(operation: Nonlinear, rule: Slopes) -> None:
         return tuple(0.0 * (lower + upper) + part for part in found if part is not None)
 
     assert torch.autograd.gradcheck(parts, (lower, upper), eps=1e-7, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from([(0.0, 1.0), (0.01, 1.0), (-1.0, 1.0), (100.0, 1.0), (0.5, -3.0)]),
+    st.floats(2**-20, 2**20, width=32), st.floats(2**-20, 2**20, width=32),
+)  # fmt: skip
+def test_the_chord_rounds_as_accounted(pieces: tuple[float, float], below: float, above: float) -> None:
+    """Eight roundings of its own terms, for pieces of any steepness: compared at both ends as fractions."""
+    left, right = pieces
+    low, high = torch.tensor([-below], dtype=torch.float32), torch.tensor([above], dtype=torch.float32)
+    lines = TwoPiece((1,), left, right).lines(low, high, "same")
+    assert isinstance(lines, Lines)
+    chord = Fraction(lines.upper_slope.item())
+    offset = lines.upper_offset if lines.upper_offset is not None else lines.lower_offset
+    assert offset is not None
+    constant, unit = Fraction(offset.item()), Fraction(1, 2**24)
+    size = max(abs(Fraction(low.item())), abs(Fraction(high.item())))
+    for end, piece in ((low, left), (high, right)):
+        z = Fraction(end.item())
+        error = abs(chord * z + constant - Fraction(piece) * z)
+        # the line itself moves by gamma_8, and the pieces are read in the dtype of the bounds
+        assert error <= (8 * unit / (1 - 8 * unit) + 2 * unit) * (abs(chord) * size + abs(constant))

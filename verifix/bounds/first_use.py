@@ -10,7 +10,7 @@ from torch import Tensor
 from verifix.bounds.backward import backward
 from verifix.bounds.lowered import Inexpressible, Lowered
 from verifix.bounds.native import NativePass
-from verifix.bounds.rounding import relative_error, underflow
+from verifix.bounds.rounding import plain_arithmetic, relative_error, underflow
 from verifix.graph import INPUT, Graph, Node
 from verifix.operations import Clip, Convolution, Dense, Movement, Relaxation, Sum, TwoPiece, fixed
 from verifix.sets import InputSet, LpBall
@@ -33,8 +33,11 @@ def agrees(device: torch.device, dtype: torch.dtype) -> bool:
         lowered = Lowered(graph, torch.zeros(0, dtype=dtype, device=device))
     except Inexpressible:
         return True  # there is nothing to trust
-    with torch.no_grad():
-        return all(_agrees(graph, inputs, lowered) for inputs in _sets(device, dtype))
+    with torch.no_grad(), plain_arithmetic():
+        try:
+            return all(_agrees(graph, inputs, lowered) for inputs in _sets(device, dtype))
+        except RuntimeError:  # it does not even run: code for another kind of GPU, or a driver that is too old
+            return False
 
 
 def _numbers(seed: int, *shape: int) -> Tensor:

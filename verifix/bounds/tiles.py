@@ -11,7 +11,7 @@ import torch
 
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
-from verifix.operations import Affine, Convolution, Dense, Operation
+from verifix.operations import Affine, Convolution, Dense, MaxPool, Operation, Pooling, Scaling, Sum
 
 COPIES = 6
 """How many tensors of the widest node's size a backward pass in plain torch holds at once, for one row of one input."""
@@ -19,6 +19,12 @@ KEPT = 8
 """How many numbers the engine keeps for each entry of each node, for one input: bounds, lines, magnitudes."""
 COPIES_OF_WEIGHTS = 5
 """How often the compiled passes hold the weights, for a moment: as they were, packed for either direction."""
+HEAP = 8 << 20
+"""Bytes for what is freed and not given back, and for what libraries hold."""
+COMPARED = 12
+"""How many numbers max pooling takes, for a moment, for each pair of an output and an input: bounds, order, slopes."""
+PLACE = 32
+"""How many bytes a sparse step takes for each pair of an output and an input."""
 BUNDLE = 64
 """How many bytes a compiled backward pass holds for each entry of each node, at the least."""
 ROWS = 8
@@ -49,7 +55,7 @@ def budget(graph: Graph, dtypes: Sequence[torch.dtype], device: torch.device, me
         InvalidValue: a budget that one input and one row at a time would exceed.
     """
     total = check_memory(memory, device)
-    room = (total - sum(_bytes_of_weights(graph, dtype) for dtype in dtypes)) // 2
+    room = (total - HEAP - sum(_bytes_of_weights(graph, dtype) for dtype in dtypes)) // 2
     least = max(max(_bytes_of_input(graph, dtype), _bytes_of_row(graph, dtype)) for dtype in dtypes)
     if room < least:
         needed = least_memory(graph, dtypes)
@@ -67,12 +73,14 @@ def budget(graph: Graph, dtypes: Sequence[torch.dtype], device: torch.device, me
 def least_memory(graph: Graph, dtypes: Sequence[torch.dtype]) -> int:
     """The smallest byte budget that :func:`budget` accepts."""
     least = max(max(_bytes_of_input(graph, dtype), _bytes_of_row(graph, dtype)) for dtype in dtypes)
-    return sum(_bytes_of_weights(graph, dtype) for dtype in dtypes) + 2 * least
+    return HEAP + sum(_bytes_of_weights(graph, dtype) for dtype in dtypes) + 2 * least
 
 
 def _bytes_of_weights(graph: Graph, dtype: torch.dtype) -> int:
-    numbers = sum(_numbers(node.operation) for node in graph.nodes.values())
-    return COPIES_OF_WEIGHTS * numbers * _size(dtype) + 16 * _entries(graph)  # and lists of entries
+    operations = [node.operation for node in graph.nodes.values()]
+    numbers = sum(_numbers(operation) for operation in operations)
+    places = sum(_places(operation) for operation in operations)
+    return COPIES_OF_WEIGHTS * numbers * _size(dtype) + PLACE * places + 16 * _entries(graph)  # and lists of entries
 
 
 def _numbers(operation: Operation) -> int:
@@ -82,8 +90,21 @@ def _numbers(operation: Operation) -> int:
     return math.prod(operation.shape) if isinstance(operation, Affine) else 0
 
 
+def _places(operation: Operation) -> int:
+    """How many pairs of an output and an input a sparse step lists, or max pooling compares."""
+    if isinstance(operation, MaxPool):
+        return operation.windows.numel()
+    if isinstance(operation, Pooling):
+        others = operation.shape[: len(operation.shape) - len(operation.matrices)]
+        return math.prod(others) * math.prod(int((matrix != 0).sum()) for matrix in operation.matrices)
+    if isinstance(operation, Dense | Convolution | Scaling | Sum) or not isinstance(operation, Affine):
+        return 0
+    return max(math.prod(operation.shape), *(math.prod(shape) for shape in operation.inputs))
+
+
 def _bytes_of_input(graph: Graph, dtype: torch.dtype) -> int:
-    return KEPT * _entries(graph) * _size(dtype)
+    compared = sum(_places(node.operation) for node in graph.nodes.values() if isinstance(node.operation, MaxPool))
+    return (KEPT * _entries(graph) + COMPARED * compared) * _size(dtype)
 
 
 def _bytes_of_row(graph: Graph, dtype: torch.dtype) -> int:

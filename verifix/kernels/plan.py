@@ -261,8 +261,10 @@ class Plan:
         self._check("center", center, (n, size))
         self._check("radius", radius, (n, size))
         over = {"hull": hull, "center": center.data_ptr(), "radius": radius.data_ptr()}
-        places, offsets = torch.arange(len(start.order)), None
-        if wanted is not None and rows is None:
+        places = offsets = None
+        if rows is None and wanted is None:
+            places = torch.arange(len(start.order))
+        elif rows is None and wanted is not None:
             shape = (n, len(start.order))
             if wanted.shape != shape or wanted.dtype != torch.bool:
                 raise InvalidValue("wanted", f"{wanted.dtype} of shape {tuple(wanted.shape)}", f"must be bool, {shape}")

@@ -52,9 +52,11 @@ class TwoPiece(Nonlinear):
         left, right = self.left, self.right
         low, high = lower.clamp(max=0), upper.clamp(min=0)
         width = high - low
+        divisor = width + (width == 0)
         # the chord of ReLU: 0 or 1 where it is stable, NaN where a bound is not known or the width overflows
-        share = high / (width + (width == 0)) + (width - width)
-        chord = share if (left, right) == (0.0, 1.0) else left * (1 - share) + right * share
+        share = high / divisor + (width - width)
+        # not left (1 - share) + right share, whose rounding a steep left piece would enlarge
+        chord = share if (left, right) == (0.0, 1.0) else (right * high - left * low) / divisor + (width - width)
         offset = (left - right) * share * low
         if slopes == "same":
             free = chord
