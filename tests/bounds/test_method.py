@@ -42,7 +42,7 @@ def test_wrong_types() -> None:
     with pytest.raises(InvalidType):
         parse_method(3)  # type: ignore[arg-type]
     with pytest.raises(InvalidValue):
-        Method("backward", "same", "median")  # type: ignore[arg-type]
+        Method("backward", "same", "mean")  # type: ignore[arg-type]
 
 
 @settings(max_examples=40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -10,21 +11,26 @@ import torch
 from torch import Tensor
 
 from verifix.bounds.backward import backward
+from verifix.bounds.confidence import Confidence
+from verifix.bounds.estimator import Estimator
 from verifix.bounds.first_use import trusted
 from verifix.bounds.forward import ForwardPass
 from verifix.bounds.lowered import Inexpressible, lower
 from verifix.bounds.method import Method
 from verifix.bounds.native import NativePass
+from verifix.bounds.projection import Projection
 from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error, underflow, upper_bound
 from verifix.bounds.tiles import bytes_of_passes, row_tiles
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph, Node
-from verifix.operations import Affine, Levels, Nonlinear, Relaxation, Shape
+from verifix.operations import Affine, Levels, Nonlinear, Relaxation, Shape, Slab
 from verifix.sets import InputSet
 from verifix.tensors import contract, flatten
 
 logger = logging.getLogger(__name__)
 Interval = tuple[Tensor, Tensor]
+SLAB = 4.0
+"""Parallel planes are made of terms that add up to at most three times their node's magnitude, and round once more."""
 
 
 class Engine:
@@ -69,6 +75,15 @@ class Engine:
         self._wants_native = native and method.slopes != "constant"
         self._forward: ForwardPass | None = None
         self._wants_forward = native
+        self._native_wanted = native
+        self._projection: Projection | None = None
+        if not method.estimator.exact:
+            self._projection = Projection(graph, inputs, method.estimator, self._slab, self._error_of_draws)
+
+    def confidence(self) -> Confidence | None:
+        """With which probability the bounds that were found hold; None where they are exact, or estimates."""
+        account = None if self._projection is None else self._projection.account
+        return None if account is None else account.confidence()
 
     def rows(self, name: str, rows: Tensor, *, upper: bool = True) -> tuple[Tensor, Tensor | None]:
         """Bounds of ``rows . z`` for a named node: lower and upper, both ``(n, r)``.
@@ -106,11 +121,12 @@ class Engine:
     def _compute_preactivation(self, name: str) -> Interval:
         if self.method.intermediate == "interval":
             return self._interval_node(name)
+        better = self._backward_node if self._projection is None else self._projected_node
         if self.method.intermediate == "backward":
-            return self._backward_node(name)
+            return better(name, None)
         low_i, high_i = self._interval_node(name)
         wanted = self._undecided(name, low_i, high_i) if self.method.intermediate == "filtered" else None
-        low_b, high_b = self._backward_node(name, wanted)
+        low_b, high_b = better(name, wanted)
         return torch.maximum(low_i, low_b), torch.minimum(high_i, high_b)
 
     def _undecided(self, name: str, lower: Tensor, upper: Tensor) -> Tensor | None:
@@ -126,6 +142,59 @@ class Engine:
         self._prepare(name)
         low, high = self._pass(name, None, upper=True, wanted=wanted)
         return self._rounded(name, low, low if high is None else high)
+
+    def _projected_node(self, name: str, wanted: Tensor | None = None) -> Interval:
+        """The same with estimated norms, for the inputs and nodes where these take fewer rows."""
+        projection = self._projection
+        if projection is None or name == INPUT:
+            return self._backward_node(name, wanted)
+        self._prepare(name)
+        if projection.interval_is_exact(name):
+            projection.settle(name)
+            return self._interval_node(name)
+        n, shape, device = len(self.inputs), self.graph.shape_of(name), self.inputs.center.device
+        chosen = torch.ones(n, *shape, dtype=torch.bool, device=device) if wanted is None else wanted
+        exact = projection.exact(name, chosen)
+        if bool(exact.all()):
+            projection.settle(name)
+            return self._backward_node(name, wanted)
+        center, spread = projection(name, chosen & ~exact.reshape(-1, *[1] * len(shape)))
+        low, high = self._rounded(name, center - spread, center + spread, SLAB)
+        if wanted is not None:
+            low, high = torch.where(wanted, low, -math.inf), torch.where(wanted, high, math.inf)
+        if bool(exact.any()):
+            index = exact.nonzero()[:, 0]
+            low_e, high_e = self._exactly(index)._backward_node(name, None if wanted is None else wanted[index])
+            low, high = low.index_copy(0, index, low_e), high.index_copy(0, index, high_e)
+        return low, high
+
+    def _exactly(self, index: Tensor) -> Engine:
+        """An engine for some of the inputs that estimates nothing, with the lines that were found so far."""
+        engine = Engine(
+            self.graph,
+            self.inputs.select(index),
+            dataclasses.replace(self.method, estimator=Estimator()),
+            memory=self.memory,
+            rounding=self.rounding,
+            native=self._native_wanted,
+        )
+        engine.relaxations = {name: relaxation.select(index) for name, relaxation in self.relaxations.items()}
+        engine._preactivations = {
+            name: (lower[index], upper[index]) for name, (lower, upper) in self._preactivations.items()
+        }
+        return engine
+
+    def _slab(self, name: str) -> Slab:
+        return self.relaxations[name].slab(*self._preactivations[self.graph.node(name).inputs[0]])
+
+    @torch.no_grad()
+    def _error_of_draws(self, name: str) -> Tensor | None:
+        """A bound on the rounding of a row pushed forward to a node, per unit of its largest draw, ``(n, *shape)``."""
+        if not self.rounding:
+            return None
+        factor, floor = relative_error(self.graph, name, self.dtype), underflow(self.graph, name, self.dtype)
+        size = self._magnitude(name)
+        return SLAB * (factor * size + floor * self._largest_magnitude(name).reshape(-1, *[1] * (size.dim() - 1)))
 
     def _pass(
         self, name: str, rows: Tensor | None, *, upper: bool, wanted: Tensor | None = None
@@ -233,12 +302,13 @@ class Engine:
             (self._magnitudes[node.name],) = magnitude
         return lower, upper
 
-    def _rounded(self, name: str, lower: Tensor, upper: Tensor) -> Interval:
+    def _rounded(self, name: str, lower: Tensor, upper: Tensor, times: float = 1.0) -> Interval:
         if not self.rounding:
             return lower_bound(lower), upper_bound(upper)
         self._prepare(name)
         with torch.no_grad():
             factor, floor = relative_error(self.graph, name, self.dtype), underflow(self.graph, name, self.dtype)
+            factor, floor = times * factor, times * floor
             error = factor * self._magnitude(name)
             error = error + floor * self._largest_magnitude(name).reshape(-1, *[1] * (lower.dim() - 1))
         return lower_bound(lower, error), upper_bound(upper, error)

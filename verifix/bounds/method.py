@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from verifix.bounds.estimator import Estimator
 from verifix.errors import InvalidType, InvalidValue
 from verifix.operations import Slopes
 
 Intermediate = Literal["interval", "backward", "both", "filtered"]
-Estimator = Literal["exact"]
+EXACT = Estimator()
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Method:
             whatever that would say).
         slopes: which lines enclose each activation: ``same``, ``adaptive``, ``zero``, ``one``, or ``constant`` (flat
             lines: intervals to the end).
-        estimator: how sums of absolute values are evaluated: ``exact``.
+        estimator: how the norms in the bounds of hidden units are evaluated: an :class:`Estimator`, or its spelling, as
+            in ``"median:50"``; other than exact needs parallel lines (``same``) and backward passes to replace.
+            Bounds of the outputs' margins are exact in any case, given those of the hidden units.
 
     ========== ============ ========== =========================================================
     name       intermediate slopes     in the literature
@@ -38,14 +41,25 @@ class Method:
 
     intermediate: Intermediate
     slopes: Slopes
-    estimator: Estimator = "exact"
+    estimator: Estimator = EXACT
 
     def __post_init__(self) -> None:
-        for name, kind in (("intermediate", Intermediate), ("slopes", Slopes), ("estimator", Estimator)):
+        given: object = self.estimator
+        if isinstance(given, str):
+            object.__setattr__(self, "estimator", Estimator.parse(given))
+        elif not isinstance(given, Estimator):
+            raise InvalidType("estimator", self.estimator, "an Estimator, or its spelling such as 'median:50'")
+        for name, kind in (("intermediate", Intermediate), ("slopes", Slopes)):
             if getattr(self, name) not in get_args(kind):
                 raise InvalidValue(name, repr(getattr(self, name)), f"choose one of {', '.join(get_args(kind))}")
         if self.slopes == "constant" and self.intermediate != "interval":
             raise InvalidValue("intermediate", repr(self.intermediate), "flat lines (slopes='constant') need interval")
+        if not self.estimator.exact and (self.intermediate == "interval" or self.slopes != "same"):
+            raise InvalidValue(
+                "estimator",
+                str(self.estimator),
+                f"has nothing to estimate in {self.intermediate}:{self.slopes}: use cap",
+            )
 
 
 NAMED: dict[str, Method] = {
@@ -58,19 +72,27 @@ NAMED: dict[str, Method] = {
 MethodLike = str | Method | Sequence["str | Method"]
 
 
-def parse_method(method: MethodLike) -> tuple[Method, ...]:
+def parse_method(method: MethodLike, estimator: str | Estimator | None = None) -> tuple[Method, ...]:
     """The methods to intersect: a name, names joined by ``+``, a :class:`Method`, or a sequence of these.
 
     A name is one of :data:`NAMED`, or ``intermediate:slopes``.
 
+    Args:
+        estimator: replaces that of every method.
+
     Raises:
-        InvalidValue: for an unknown name.
+        InvalidValue: for an unknown name, or an estimator that does not fit.
 
     >>> [choice.slopes for choice in parse_method("cap+ibp")]
     ['same', 'constant']
     >>> parse_method("both:zero")
-    (Method(intermediate='both', slopes='zero', estimator='exact'),)
+    (Method(intermediate='both', slopes='zero', ...),)
+    >>> str(parse_method("cap", "median:50")[0].estimator)
+    'median:50'
     """
+    if estimator is not None:
+        wanted = Estimator.parse(estimator) if isinstance(estimator, str) else estimator
+        return tuple(replace(part, estimator=wanted) for part in parse_method(method))
     if isinstance(method, Method):
         return (method,)
     if isinstance(method, str):

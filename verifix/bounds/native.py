@@ -14,8 +14,11 @@ from verifix.graph import INPUT, Graph
 from verifix.kernels.plan import Stored
 from verifix.operations import Levels, Lines, MaxPool, Relaxation
 from verifix.operations.maxpool import Selection
-from verifix.sets import Box, InputSet, LpBall
+from verifix.sets import InputSet
 from verifix.tensors import fold, unfold
+
+_KINDS = {"linf": 0, "l2": 1, "l1": 2}
+"""How the plan numbers the norms of balls."""
 
 
 class NativePass:
@@ -40,10 +43,12 @@ class NativePass:
         self.windows, self.places = lowered.windows, lowered.places
         self.memory = bytes_of_passes(memory, inputs.center.device)
         self.hull: tuple[int, Tensor, Tensor] | None = None
-        if (closed := _hull(inputs)) is not None:
-            kind, *sides = closed
-            middle, radius = (self.plan.input.pack(side.expand_as(inputs.center)) for side in sides)
-            self.hull = kind, middle, radius
+        ball = inputs.norm_ball()
+        if ball is not None and ball.whole:
+            middle, radius = (
+                self.plan.input.pack(side.expand_as(inputs.center)) for side in (ball.center, ball.radius)
+            )
+            self.hull = _KINDS[ball.norm], middle, radius
 
     def __call__(
         self,
@@ -159,15 +164,3 @@ def _slopes_in_windows(relaxation: Relaxation, windows: Tensor) -> tuple[tuple[T
     below = (windows == relaxation.lower_index[:, :, None]).to(slope.dtype)
     above = torch.where(windows == relaxation.upper_index[:, :, None], slope, 0.0)
     return (below.flatten(1), above.flatten(1)), (relaxation.unknown, relaxation.offset)
-
-
-def _hull(inputs: InputSet) -> tuple[int, Tensor, Tensor] | None:
-    """How the plan itself takes the minimum over the set, with center and radius per entry; None where it cannot."""
-    if isinstance(inputs, LpBall) and inputs.box is None:
-        kind = {"linf": 0, "l2": 1, "l1": 2}[inputs.norm]
-        return kind, inputs.center, inputs.eps.to(inputs.center.dtype)
-    if isinstance(inputs, Box) or (isinstance(inputs, LpBall) and inputs.norm == "linf"):
-        lower, upper = inputs.hull()
-        radius = (upper - lower) / 2
-        return 0, lower + radius, radius
-    return None

@@ -7,7 +7,7 @@ from verifix.operations.dense import Dense
 from verifix.operations.maxpool import MaxPool
 from verifix.operations.movement import Concatenation, Movement, Sum
 from verifix.operations.piecewise import Clip, TwoPiece
-from verifix.operations.relaxation import Levels, Lines, Relaxation
+from verifix.operations.relaxation import Levels, Lines, Relaxation, Slab
 from verifix.operations.scaling import Scaling, batch_norm, module_batch_norm
 from verifix.operations.smooth import Sigmoid, Tanh
 
@@ -29,6 +29,7 @@ __all__ = [
     "Scaling",
     "Shape",
     "Sigmoid",
+    "Slab",
     "Slopes",
     "Sum",
     "Tanh",

@@ -64,6 +64,12 @@ class Operation(ABC):
 class Affine(Operation):
     """``y = W x + b`` over one or more inputs, given by ``W``, its adjoint, ``|W|`` and ``b``."""
 
+    def linear(self, *inputs: Tensor) -> Tensor:
+        """``W x``."""
+        y = self.forward(*inputs)
+        offset = self.offset(y)
+        return y if offset is None else y - offset
+
     @abstractmethod
     def absolute(self, *inputs: Tensor) -> Tensor:
         """``|W| x``: what the map does to radii and magnitudes."""
@@ -75,6 +81,11 @@ class Affine(Operation):
     @abstractmethod
     def offset(self, like: Tensor) -> Tensor | None:
         """``b``, broadcastable to ``(1, *shape)``, or None where it is zero."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an output may depend on several entries, or two outputs on one."""
+        return True
 
     def entries(self) -> Entries | None:
         """``W`` by its entries over flattened shapes, in float64, where it has one input and is fixed; else None."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifix.operations.base import Nonlinear, Shape, Slopes, poison
-from verifix.operations.relaxation import Levels, Pulled, Relaxation, largest
+from verifix.operations.relaxation import Levels, Pulled, Relaxation, Slab, largest
 from verifix.tensors import contract
 
 
@@ -86,6 +86,32 @@ class Selection(Relaxation):
             pulled = pulled.scatter_add(2, index[:, None].expand(n, r, -1), values.expand(n, r, -1))
         offset = contract(relaxed, self.offset) + contract(exact, self.unknown)
         return pulled.reshape(n, r, *self.input_shape), offset
+
+    def slab(self, lower: Tensor, upper: Tensor) -> Slab:
+        """The entry with the largest lower bound, and how far any other can exceed it."""
+        chosen = self.lower_index
+        low = lower.flatten(1).gather(1, chosen)
+        rival = upper.flatten(1).gather(1, self.upper_index)
+        # where the same entry has the largest upper bound, the chord ends at the largest of the others
+        rival = torch.where(chosen == self.upper_index, self._runner_up(lower), rival)
+        excess = (rival - low).clamp(min=0) + self.unknown
+        half = (excess / 2).reshape(len(excess), *self.shape)
+
+        def linear(rows: Tensor) -> Tensor:
+            n, k = len(chosen), rows.shape[1]
+            taken = rows.flatten(2).expand(n, -1, -1).gather(2, chosen[:, None].expand(n, k, -1))
+            return taken.reshape(n, k, *self.shape)
+
+        return Slab(linear, half, half)
+
+    def _runner_up(self, lower: Tensor) -> Tensor:
+        """The largest upper bound of the entries other than the one at ``upper_index``; what is below ``l`` of it where
+        that settles the maximum."""
+        return self.slope * lower.flatten(1).gather(1, self.upper_index) + self.offset
+
+    def select(self, index: Tensor) -> Selection:
+        parts = (self.lower_index, self.upper_index, self.slope, self.offset, self.unknown)
+        return Selection(self.input_shape, self.shape, *(part[index] for part in parts))
 
     def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         flat = largest(size, lower, upper).flatten(1)

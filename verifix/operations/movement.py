@@ -45,6 +45,10 @@ class Movement(Affine):
     def roundings(self) -> int:
         return max(self.most, 1)
 
+    @property
+    def mixes(self) -> bool:
+        return self.most > 1
+
     def _take(self, flat: Tensor, index: Tensor, fill: float) -> Tensor:
         index = index.to(flat.device)
         taken = flat.index_select(1, index.clamp(min=0)) if flat.shape[1] else flat.new_zeros(len(flat), len(index))
@@ -53,8 +57,11 @@ class Movement(Affine):
     def forward(self, *inputs: Tensor) -> Tensor:
         return self._move(inputs[0], self.fill)
 
-    def absolute(self, *inputs: Tensor) -> Tensor:
+    def linear(self, *inputs: Tensor) -> Tensor:
         return self._move(inputs[0], 0.0)
+
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        return self.linear(*inputs)
 
     def _move(self, x: Tensor, fill: float) -> Tensor:
         flat = flatten(x, 1)

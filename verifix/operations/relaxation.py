@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from verifix.errors import InvalidValue
 from verifix.tensors import contract
 
 Pulled = tuple[Tensor | None, Tensor]
@@ -34,6 +36,32 @@ class Relaxation(ABC):
     def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """A bound on the sum of absolute values of all terms, from one for the input, and from the bounds that the
         relaxation was made of: ``(n, *in)`` to ``(n, *out)``."""
+
+    @abstractmethod
+    def slab(self, lower: Tensor, upper: Tensor) -> Slab:
+        """The operation between two parallel planes, from the bounds that the relaxation was made of.
+
+        Raises:
+            InvalidValue: its lines are not parallel.
+        """
+
+    @abstractmethod
+    def select(self, index: Tensor) -> Relaxation:
+        """The relaxation of some of the inputs."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """``|h(z) - linear(z) - middle| <= radius`` on the interval.
+
+    Attributes:
+        linear: ``(n or 1, k, *in)`` to ``(n, k, *out)``.
+        middle, radius: ``(n, *out)``; together at most three times the magnitude of the relaxation.
+    """
+
+    linear: Callable[[Tensor], Tensor]
+    middle: Tensor
+    radius: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +105,20 @@ class Lines(Relaxation):
             return rows * slope_p[:, None], offset
         return positive * slope_p[:, None] + negative * slope_n[:, None], offset
 
+    def slab(self, lower: Tensor, upper: Tensor) -> Slab:
+        if not self.parallel:
+            raise InvalidValue("slopes", "lines that are not parallel", "random projections need slopes='same'")
+        slope = self.lower_slope
+        low = torch.zeros_like(slope) if self.lower_offset is None else self.lower_offset
+        high = torch.zeros_like(slope) if self.upper_offset is None else self.upper_offset
+        return Slab(lambda rows: rows * slope[:, None], (low + high) / 2, (high - low) / 2)
+
+    def select(self, index: Tensor) -> Lines:
+        lower_slope = self.lower_slope[index]
+        upper_slope = lower_slope if self.parallel else self.upper_slope[index]
+        low, high = (None if side is None else side[index] for side in (self.lower_offset, self.upper_offset))
+        return Lines(lower_slope, low, upper_slope, high, self.scale)
+
     def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         size = steepest(self.lower_slope, self.upper_slope) * largest(size, lower, upper)
         offsets = [offset.abs() for offset in (self.lower_offset, self.upper_offset) if offset is not None]
@@ -118,6 +160,15 @@ class Levels(Relaxation):
 
     def above(self, rows: Tensor) -> Pulled:
         return None, contract(rows.clamp(min=0), self.upper) + contract(rows.clamp(max=0), self.lower)
+
+    def slab(self, lower: Tensor, upper: Tensor) -> Slab:
+        def linear(rows: Tensor) -> Tensor:
+            return rows.new_zeros(len(self.lower), rows.shape[1], *self.lower.shape[1:])
+
+        return Slab(linear, (self.lower + self.upper) / 2, (self.upper - self.lower) / 2)
+
+    def select(self, index: Tensor) -> Levels:
+        return Levels(self.lower[index], self.upper[index])
 
     def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.maximum(-self.lower, self.upper)

@@ -21,9 +21,16 @@ class Scaling(Affine):
         self.shape = shape
         self.scale, self.shift, self.shift_size = scale, shift, shift_size
 
+    @property
+    def mixes(self) -> bool:
+        return False
+
     def forward(self, *inputs: Tensor) -> Tensor:
         scaled = inputs[0] if self.scale is None else inputs[0] * read(self.scale, inputs[0])
         return scaled if self.shift is None else scaled + read(self.shift, inputs[0])
+
+    def linear(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] if self.scale is None else inputs[0] * read(self.scale, inputs[0])
 
     def absolute(self, *inputs: Tensor) -> Tensor:
         return inputs[0] if self.scale is None else inputs[0] * read(self.scale, inputs[0]).abs()

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets.base import InputSet, check_box, check_points
+from verifix.sets.base import InputSet, Norm, NormBall, check_box, check_points
 from verifix.sets.box import box_extrema
 from verifix.sets.project import project_l1, project_l2, project_linf
 from verifix.sets.support import l1_box_support, l2_box_support, scaled_problem
 from verifix.tensors import contract
 
-Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 _SPELLINGS: dict[object, Norm] = {
     "linf": "linf",
@@ -139,6 +137,13 @@ class LpBall(InputSet):
             return lower, upper
         low, high = self._box()
         return torch.maximum(lower, low), torch.minimum(upper, high)
+
+    def norm_ball(self) -> NormBall:
+        if self.box is None or self.norm != "linf":
+            return NormBall(self.norm, self._center, self._eps(), self.box is None)
+        lower, upper = self.hull()
+        radius = (upper - lower) / 2
+        return NormBall("linf", lower + radius, radius, True)
 
     def extrema(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if self.box is not None:

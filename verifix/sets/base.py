@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
+
+Norm = Literal["linf", "l2", "l1"]
+
+
+@dataclass(frozen=True)
+class NormBall:
+    """All ``x'`` with ``||(x' - center) / radius||_p <= 1``; ``radius`` is ``(n or 1, ...)``, broadcastable to them.
+
+    Attributes:
+        whole: whether this is the set itself, and not a ball that holds it.
+    """
+
+    norm: Norm
+    center: Tensor
+    radius: Tensor
+    whole: bool
 
 
 class InputSet(ABC):
@@ -49,6 +67,10 @@ class InputSet(ABC):
     @abstractmethod
     def to(self, target: torch.dtype | torch.device) -> InputSet:
         """The same sets, computed with in another dtype or on another device."""
+
+    def norm_ball(self) -> NormBall | None:
+        """The sets as balls of one norm without a box, or such balls that hold them; None where there are none."""
+        return None
 
     def extrema(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """``min`` and ``max`` of ``<row, x>`` over each set, both ``(n, r)``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets.base import InputSet, check_box, check_points
+from verifix.sets.base import InputSet, NormBall, check_box, check_points
 from verifix.tensors import contract
 
 
@@ -43,6 +43,9 @@ class Box(InputSet):
 
     def hull(self) -> tuple[Tensor, Tensor]:
         return self.lower, self.upper
+
+    def norm_ball(self) -> NormBall:
+        return NormBall("linf", self.center, (self.upper - self.lower) / 2, True)
 
     def extrema(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return box_extrema(rows, self.lower, self.upper)
