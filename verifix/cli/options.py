@@ -5,9 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import hashlib
 import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from verifix.errors import InvalidValue
+
+if TYPE_CHECKING:  # torch is loaded by the commands that need it, not for --help
+    from torch import nn
+
+    from verifix.data import Dataset
+    from verifix.sets import Ball
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -56,6 +66,76 @@ def byte_count(text: str) -> int:
     return count
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``MODEL``, ``--weights``, ``--mean``, ``--std``, ``--dtype``; see :func:`load_network`."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="package.module:callable, with literal arguments if need be, as in 'verifix.zoo:mnist_wide(k=4)'; "
+        "or a .pt2 file that torch.export.save wrote; only ones that you trust",
+    )
+    parser.add_argument(
+        "--weights", metavar="FILE", help=".safetensors, .pth or .pt; FILE#0 takes one of several state dicts"
+    )
+    parser.add_argument(
+        "--mean", nargs="+", type=number, metavar="M", help="per channel, subtracted in front of the network"
+    )
+    parser.add_argument("--std", nargs="+", type=number, metavar="S", help="per channel, divided by after that")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data``; see :func:`load_data`."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="digits, mnist:DIR, cifar10:DIR or npz:FILE, each with :train or :test (default) after it",
+    )
+
+
+def add_eps(parser: argparse.ArgumentParser) -> None:
+    """Add ``--eps``."""
+    parser.add_argument(
+        "--eps", required=True, type=number, help="radius in units of the raw input, such as 0.1 or 8/255"
+    )
+
+
+def add_norm(parser: argparse.ArgumentParser) -> None:
+    """Add ``--norm`` and ``--box``; see :func:`make_ball`."""
+    parser.add_argument("--norm", default="linf", help="linf, l2 or l1 (default: linf)")
+    parser.add_argument(
+        "--box", nargs=2, type=number, metavar=("LO", "HI"), help="the range that every input stays in (default: none)"
+    )
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Add ``--method`` and ``--memory``."""
+    parser.add_argument(
+        "--method",
+        default="cap",
+        help="ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined by + (default: cap)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=byte_count,
+        metavar="BYTES",
+        help="budget for all that is computed, such as 2GiB (default: a quarter of what is free)",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out``, ``--resume``, ``--batch`` of a run that decides one input after the other."""
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
+    parser.add_argument("--resume", action="store_true", help="continue the results in RUN")
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        default=50,
+        metavar="N",
+        help="inputs decided together and written at once (default: 50)",
+    )
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add ``--limit``, ``--seed``, ``--threads``, ``--device``."""
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N inputs")
@@ -85,6 +165,58 @@ def apply_common(args: argparse.Namespace) -> str:
     if device.type not in ("cpu", "cuda"):
         raise InvalidValue("device", args.device, "use cpu, cuda or cuda:N")
     return str(device)
+
+
+def make_ball(args: argparse.Namespace, eps: float) -> Ball:
+    """The ball of ``--norm`` and ``--box``, of radius ``eps``.
+
+    Raises:
+        InvalidValue: a norm, box or radius that cannot be.
+    """
+    from verifix.sets import Ball
+
+    return Ball(args.norm, eps, None if args.box is None else (args.box[0], args.box[1]))
+
+
+def load_data(args: argparse.Namespace) -> Dataset:
+    """The inputs of ``--data``, the first ``--limit`` of them, in ``--dtype``.
+
+    Raises:
+        InvalidValue: what is wrong with the data, by name.
+    """
+    import torch
+
+    from verifix.data import load
+
+    data = load(args.data).to(getattr(torch, args.dtype))
+    return data if args.limit is None else data.first(args.limit)
+
+
+def load_network(args: argparse.Namespace, data: Dataset, device: str) -> nn.Module:
+    """``MODEL`` with ``--weights`` behind ``--mean`` and ``--std``, for inputs such as ``data``'s, in eval mode.
+
+    Raises:
+        InvalidValue: what is wrong with the network or its weights, by name.
+    """
+    from verifix.models import load_model
+
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # so that MODEL may be a module of the user's own
+    shape, dtype = data.input_shape, data.images.dtype
+    return load_model(args.model, args.weights, args.mean, args.std, input_shape=shape, dtype=dtype).to(device)
+
+
+def settings_of_model(args: argparse.Namespace) -> dict[str, Any]:
+    """What only the command line knows of a run's settings; the rest is added by the run itself."""
+    from verifix.weights import weights_path
+
+    weights = args.weights and hashlib.sha256(weights_path(args.weights)[0].read_bytes()).hexdigest()
+    return {"model": args.model, "weights_sha256": weights, "mean": args.mean, "std": args.std, "seed": args.seed}
+
+
+def sources_of_model(args: argparse.Namespace, data: Dataset) -> dict[str, Any]:
+    """What a reader of a run should know of where things came from; never compared."""
+    return {"data": args.data, "weights": args.weights, "note": data.note}
 
 
 def _keep_freed_memory() -> None:
