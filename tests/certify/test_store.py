@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifix.certify.store import Record, RunStore, write_json
+from verifix.certify.store import Record, RunStore
 from verifix.errors import InvalidValue
 
 SETTINGS: dict[str, Any] = {"method": "cap", "eps": 0.1, "box": (0.0, 1.0), "mean": None}
@@ -197,24 +197,3 @@ class TestFolder:
             patch.setattr(os, "open", full)
             assert "cannot be written: No space left on device" in refused(tmp_path / parts, SETTINGS)
         assert files(tmp_path) == {}
-
-
-class TestWriteJson:
-    def test_old_content_stays_until_the_new_is_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "summary.json"
-        write_json(path, {"n": 1})
-
-        def fail(_file: int) -> None:
-            raise OSError(5, "Input/output error")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", fail)
-            with pytest.raises(OSError, match="Input/output"):
-                write_json(path, {"n": 2})
-        assert json.loads(path.read_text()) == {"n": 1}
-        write_json(path, {"n": 3})
-        assert files(tmp_path) == {"summary.json": b'{\n  "n": 3\n}\n'}
-
-    def test_no_nan(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="not JSON compliant"):
-            write_json(tmp_path / "summary.json", {"margin": float("nan")})

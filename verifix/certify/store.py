@@ -16,13 +16,14 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from verifix.errors import InvalidValue
+from verifix.files import make_folder, remove_empty, write_json
 
 _ABSENT = "absent"
 
@@ -65,7 +66,7 @@ class RunStore:
     ) -> None:
         self.folder = Path(folder)
         self.settings: dict[str, Any] = json.loads(_dump(settings))
-        created = _make_folder(self.folder)
+        created = make_folder(self.folder)
         with ExitStack() as files:
             try:
                 self._open(files, resume, sources or {}, environment or {})
@@ -73,7 +74,7 @@ class RunStore:
                 remedy = "another process is working on this run: wait for it, or choose another folder"
                 raise InvalidValue("out", self.folder, remedy) from None
             except OSError as error:
-                _remove_empty(created)
+                remove_empty(created)
                 raise InvalidValue("out", self.folder, f"cannot be written: {error.strerror}") from None
             self._files = files.pop_all()
 
@@ -154,21 +155,6 @@ class RunStore:
         return (self.folder / name).read_bytes()
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new one and nothing in between."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _dump(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), allow_nan=False)
 
@@ -211,22 +197,3 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _shown(settings: Mapping[str, Any], key: str) -> str:
     text = str(settings.get(key, _ABSENT))
     return text if len(text) <= 60 else f"{text[:12]}..."  # a digest, or a radius for every coordinate
-
-
-def _make_folder(folder: Path) -> list[Path]:
-    """Make the folder and those above it; the new ones, deepest first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InvalidValue("out", folder, "is a file, or lies under one: name a folder") from None
-    except OSError as error:
-        _remove_empty(missing)
-        raise InvalidValue("out", folder, f"cannot be made: {error.strerror}") from None
-    return missing
-
-
-def _remove_empty(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):  # not there, or not empty after all
-            folder.rmdir()
