@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from verifix.cascade_file import is_cascade_file, read_cascade
 from verifix.errors import InvalidType, InvalidValue
-from verifix.weights import fit_weights, read_weights, require_finite
+from verifix.weights import StateDict, fit_weights, read_stages, read_weights, require_finite, weights_path
 
-__all__ = ["Normalize", "fingerprint", "load_model", "probe"]
+__all__ = ["Normalize", "fingerprint", "load_model", "load_stages", "probe"]
 
 
 class Normalize(nn.Module):
@@ -85,12 +86,64 @@ def load_model(
     >>> model.training, model(torch.zeros(1, 1, 28, 28)).shape
     (False, torch.Size([1, 10]))
     """
+    state = None if weights is None else read_weights(weights)
+    return _network(spec, state, weights, mean, std, input_shape, dtype)
+
+
+def load_stages(
+    spec: str,
+    weights: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    *,
+    input_shape: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> list[nn.Module] | None:
+    """The stages of a cascade, each as :func:`load_model` gives it; None where the arguments name a single network.
+
+    Args:
+        spec: a cascade file, see :mod:`verifix.cascade_file`, which names the rest itself; or what every stage is.
+        weights: a ``.pth`` file with several state dicts, one for each stage.
+        mean, std, input_shape, dtype: as in :func:`load_model`.
+
+    Raises:
+        InvalidValue, InvalidType: as in :func:`load_model`; weights or normalisation beside a cascade file.
+    """
+    if is_cascade_file(spec):
+        for name, value in (("weights", weights), ("mean", mean), ("std", std)):
+            if value is not None:
+                raise InvalidValue(name, value, f"leave it out: {spec} names those of its stages")
+        return [
+            load_model(stage.model, stage.weights, stage.mean, stage.std, input_shape=input_shape, dtype=dtype)
+            for stage in read_cascade(spec)
+        ]
+    if weights is None or weights_path(weights)[1] is not None:
+        return None
+    states = read_stages(weights)
+    if len(states) == 1:
+        return None
+    named = [(state, f"{weights}#{number}") for number, state in enumerate(states)]
+    return [_network(spec, state, name, mean, std, input_shape, dtype) for state, name in named]
+
+
+def _network(
+    spec: str,
+    state: StateDict | None,
+    weights: str | Path | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    input_shape: Sequence[int] | None,
+    dtype: torch.dtype,
+) -> nn.Module:
+    """What ``spec`` names with a state dict, which errors call ``weights``, in it."""
     if spec.endswith(".onnx"):
         remedy = "ONNX files cannot be read yet: export the network with torch.export and save it as a .pt2 file"
         raise InvalidValue("MODEL", spec, remedy)
+    if is_cascade_file(spec):
+        raise InvalidValue("MODEL", spec, "is a cascade, and this takes a single network: name that of one stage")
     model = (_read_exported(Path(spec)) if spec.endswith(".pt2") else _build(spec)).to(dtype)
-    if weights is not None:
-        fit_weights(model, read_weights(weights), weights)
+    if state is not None and weights is not None:
+        fit_weights(model, state, weights)
     require_finite(model.state_dict(), "MODEL" if weights is None else "weights", spec if weights is None else weights)
     if spec.endswith(".pt2"):
         model = _Exported(model)

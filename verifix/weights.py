@@ -41,6 +41,20 @@ def read_weights(weights: str | Path) -> StateDict:
         InvalidValue: the file is missing, damaged, of another kind, or holds several state dicts and no stage
             was named.
     """
+    states = read_stages(weights)
+    if len(states) != 1:
+        last = len(states) - 1
+        remedy = f"holds {len(states)} state dicts: name one as --weights {weights}#STAGE, with STAGE from 0 to {last}"
+        raise InvalidValue("weights", weights, remedy)
+    return states[0]
+
+
+def read_stages(weights: str | Path) -> list[StateDict]:
+    """All state dicts in a file as :func:`read_weights` takes it: those of a cascade's stages, or a single one.
+
+    Raises:
+        InvalidValue: the file is missing, damaged or of another kind.
+    """
     path, stage = weights_path(weights)
     if not path.is_file():
         raise InvalidValue("weights", path, "no such file")
@@ -68,24 +82,24 @@ def _read_pickle(path: Path) -> Any:
         raise InvalidValue("weights", path, f"cannot be read by torch.load: {_one_line(error)}") from None
 
 
-def _pick(weights: str | Path, content: Any, stage: int | None) -> StateDict:
+def _pick(weights: str | Path, content: Any, stage: int | None) -> list[StateDict]:
     if isinstance(content, Mapping) and "state_dict" in content:
         content = content["state_dict"]
     if isinstance(content, list | tuple):
         count = len(content)
-        if stage is None and count != 1:
-            remedy = (
-                f"holds {count} state dicts: name one as --weights {weights}#STAGE, with STAGE from 0 to {count - 1}"
-            )
-            raise InvalidValue("weights", weights, remedy)
         if stage is not None and stage >= count:
             raise InvalidValue("weights", weights, f"holds {count} state dicts: STAGE goes from 0 to {count - 1}")
-        content = content[stage or 0]
+        states = list(content) if stage is None else [content[stage]]
+        if not states:
+            raise InvalidValue("weights", weights, "holds no state dict: save model.state_dict()")
     elif stage is not None:
         raise InvalidValue("weights", weights, f"holds one state dict: leave out #{stage}")
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InvalidValue("weights", weights, "holds no state dict: save model.state_dict()")
-    return {str(key): value for key, value in content.items()}
+    else:
+        states = [content]
+    for state in states:
+        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise InvalidValue("weights", weights, "holds no state dict: save model.state_dict()")
+    return [{str(key): value for key, value in state.items()} for state in states]
 
 
 def fit_weights(model: nn.Module, state: StateDict, source: str | Path) -> None:

@@ -89,6 +89,13 @@ def certify(
     )
 
 
+def predict(graph: Graph, x: Tensor, memory: int | None = None) -> Tensor:
+    """The class that the original model gives each input, ``(n,)``, computed within a byte budget."""
+    with torch.no_grad(), plain_arithmetic():
+        logits = _logits(graph, x, budget(graph, [x.dtype], x.device, memory))
+    return logits.argmax(1)
+
+
 def _input_sets(x: Tensor, inputs: Ball | InputSet) -> InputSet:
     if not isinstance(x, Tensor):
         raise InvalidType("x", x, "a torch.Tensor (n, ...)")

@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from verifix._version import __version__
 from verifix.bounds import parse_method
 from verifix.bounds.tiles import budget, check_memory
+from verifix.certify.cascade import Answers, Cascade
 from verifix.certify.certify import certify
-from verifix.certify.store import Record, RunStore
+from verifix.certify.store import CascadeRecord, Record, RunStore
+from verifix.certify.verdict import Verdict
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
-from verifix.graph import capture
+from verifix.graph import Graph, capture
 from verifix.models import fingerprint, probe
 from verifix.sets import Ball, InputSet
 
@@ -58,7 +60,7 @@ Certifier = Callable[[Tensor, Tensor, InputSet], Decided]
 
 
 def certify_run(
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     data: Dataset,
     ball: Ball,
     *,
@@ -78,7 +80,8 @@ def certify_run(
     computed again as a whole, so the lines of ``results.jsonl`` do not depend on how often the run was interrupted.
 
     Args:
-        model: the network, in eval mode; its parameters are part of what must be the same on resume.
+        model: the network, in eval mode, or several, the stages of a cascade (:class:`verifix.certify.Cascade`); their
+            parameters are part of what must be the same on resume.
         data: inputs and labels, of the network's floating-point type; :meth:`Dataset.first` limits them.
         ball: the perturbations, one ball around each input.
         out: the run folder, see :mod:`verifix.certify.store`.
@@ -94,13 +97,21 @@ def certify_run(
     """
     if batch < 1:
         raise InvalidValue("batch", batch, "must be a whole number of at least 1")
-    resolved = dict(settings or {}) | _settings(model, data, ball, method, batch)
-    parse_method(method)  # refuses names that it does not know
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    stages = [model] if isinstance(model, nn.Module) else list(model)
+    device = next((parameter.device for stage in stages for parameter in stage.parameters()), torch.device("cpu"))
     memory = check_memory(memory, device)
-    inputs = ball.around(data.images)  # refuses inputs outside the box, all at once and before anything is written
-    probe(model, data.images[:2].to(device), data.classes, resolved.get("model"))
-    certifier = certifier or _engine(model, data.images[:2].to(device), method, memory)
+    parse_method(method)  # refuses names that it does not know
+    cascade = None if isinstance(model, nn.Module) else Cascade(model, ball, method, memory=memory)
+    resolved = dict(settings or {}) | _settings(model, data, ball, method, batch)
+    # refuses inputs outside the box, all at once and before anything is written
+    inputs = (ball if cascade is None else cascade).around(data.images)
+    example = data.images[:2].to(device)
+    for stage in stages:
+        probe(stage, example, data.classes, resolved.get("model"))
+    if certifier is None:
+        certifier = (
+            _engine(stages[0], example, method, memory) if cascade is None else _by_stages(cascade, example, memory)
+        )
     job = _Job(data, inputs, certifier, batch, device, progress or _silent)
     with RunStore(out, resolved, sources=sources, environment=_environment(device, memory), resume=resume) as store:
         try:
@@ -141,10 +152,14 @@ class _Job:
             x, y = self.data.images[part].to(self.device), labels.to(self.device)
             decided = self.certifier(x, y, self.inputs.select(part).to(self.device))
         columns = (labels.tolist(), decided.predictions.tolist(), decided.verdicts, decided.margin.tolist())
-        return [
+        records = [
             Record(part.start + offset, label, prediction, str(verdict), margin if math.isfinite(margin) else None)
             for offset, (label, prediction, verdict, margin) in enumerate(zip(*columns, strict=True))
         ]
+        if not isinstance(decided, Answers):
+            return records
+        stages = [stage if stage >= 0 else None for stage in decided.stages.tolist()]
+        return [CascadeRecord(**vars(record), stage=stage) for record, stage in zip(records, stages, strict=True)]
 
     def _show(self, store: RunStore, total: int) -> None:
         verified = sum(record.verdict == "verified" for record in store.records)
@@ -153,9 +168,7 @@ class _Job:
 
 def _engine(model: nn.Module, example: Tensor, method: str, memory: int) -> Certifier:
     graph = capture(model, example)
-    budget(
-        graph, sorted({example.dtype, torch.float64}, key=str), example.device, memory
-    )  # refuses one that is too small
+    _check_budget(graph, example, memory)
 
     def decide(x: Tensor, y: Tensor, inputs: InputSet) -> Decided:
         return certify(graph, x, y, inputs, method=method, memory=memory)
@@ -163,11 +176,26 @@ def _engine(model: nn.Module, example: Tensor, method: str, memory: int) -> Cert
     return decide
 
 
+def _by_stages(cascade: Cascade, example: Tensor, memory: int) -> Certifier:
+    for graph in cascade.graphs(example):
+        _check_budget(graph, example, memory)
+
+    def decide(x: Tensor, y: Tensor, inputs: InputSet) -> Decided:
+        return cascade.certify(x, y)  # in its own balls around x, which the inputs are too
+
+    return decide
+
+
+def _check_budget(graph: Graph, example: Tensor, memory: int) -> None:
+    """Refuse a budget that is too small."""
+    budget(graph, sorted({example.dtype, torch.float64}, key=str), example.device, memory)
+
+
 def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of ``summary.json``.
 
     ``certified_error`` is the fraction of inputs without a certificate for their true label, ``clean_error`` that of
-    inputs which the network gets wrong unperturbed.
+    inputs which the network gets wrong unperturbed: of a cascade the deciding stage, or the last where none decides.
 
     >>> records = [Record(0, 7, 7, "verified", 1.5), Record(1, 2, 2, "unknown", -0.5)]
     >>> summary = summarise(records, 2.0, {"method": "cap", "norm": "linf", "eps": 0.1})
@@ -177,11 +205,14 @@ def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]
     n = len(records)
     verdicts = dict.fromkeys(("verified", "falsified", "unknown", "timeout", "error"), 0)
     verdicts |= Counter(record.verdict for record in records)
+    by_stages = [record for record in records if isinstance(record, CascadeRecord)]
+    cascade = _summary_of_cascade(by_stages, settings["stages"]) if by_stages else {}
     return {
         "n": n,
         "clean_error": sum(record.prediction != record.label for record in records) / n,
         "certified_error": (n - verdicts["verified"]) / n,
         "verdicts": verdicts,
+        **cascade,
         "method": settings["method"],
         "norm": settings["norm"],
         "eps": settings["eps"],
@@ -191,9 +222,41 @@ def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]
     }
 
 
-def _settings(model: nn.Module, data: Dataset, ball: Ball, method: str, batch: int) -> dict[str, Any]:
+def _summary_of_cascade(records: Sequence[CascadeRecord], stages: int) -> dict[str, Any]:
+    """What the summary of a cascade holds beside the rest.
+
+    Per stage: how many inputs entered it, for how many it certified its own prediction, for how many of these that is
+    wrong, and how many it left to the next. ``stagewise_error`` is the fraction that is left at the end or where the
+    first stage that certifies its own prediction is wrong: the figure that the literature reports for cascades. It
+    lets the clean input choose the stage, so it bounds no adversary's success (``docs/cascades.md``);
+    ``certified_error`` does.
+
+    >>> records = [CascadeRecord(0, 7, 7, "verified", 1.5, 0), CascadeRecord(1, 2, 3, "unknown", 0.5, 1)]
+    >>> _summary_of_cascade(records, 2)["stagewise_error"], _summary_of_cascade(records, 2)["stages"][0]
+    (0.5, {'entered': 2, 'certified': 1, 'certified_wrong': 0, 'left': 1})
+    """
+    counts, entered = [], len(records)
+    for stage in range(stages):
+        certified = [record for record in records if record.stage == stage]
+        wrong = sum(record.prediction != record.label for record in certified)
+        left = entered - len(certified)
+        counts.append({"entered": entered, "certified": len(certified), "certified_wrong": wrong, "left": left})
+        entered = left
+    errors = entered + sum(count["certified_wrong"] for count in counts)
+    abstained = sum(record.verdict == Verdict.UNKNOWN for record in records)
+    n = len(records)
+    return {"stagewise_error": errors / n, "abstained": abstained / n, "stages": counts}
+
+
+def _settings(
+    model: nn.Module | Sequence[nn.Module], data: Dataset, ball: Ball, method: str, batch: int
+) -> dict[str, Any]:
+    if isinstance(model, nn.Module):
+        network: dict[str, Any] = {"parameters_sha256": fingerprint(model)}
+    else:
+        network = {"stages": len(model), "parameters_sha256": fingerprint(nn.ModuleList(model))}
     return {
-        "parameters_sha256": fingerprint(model),
+        **network,
         "data": f"{data.name}:{data.split}",
         "data_sha256": data.digest(),
         "limit": len(data),

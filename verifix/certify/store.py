@@ -39,6 +39,17 @@ class Record:
     margin: float | None
 
 
+@dataclass(frozen=True)
+class CascadeRecord(Record):
+    """What a cascade decided: ``stage`` is the first that certifies its own prediction, None where none does.
+
+    ``prediction`` is that stage's, the last one's where none decides, and ``margin`` bounds its logit minus any other
+    of that stage from below.
+    """
+
+    stage: int | None
+
+
 class RunStore:
     """A run folder, opened by one process at a time; use it as a context manager.
 
@@ -172,10 +183,11 @@ def _whole_lines(content: bytes) -> bytes:
 
 
 def _parse(content: bytes, path: Path) -> list[Record]:
-    records = []
+    records: list[Record] = []
     for number, line in enumerate(content.splitlines()):
         try:
-            record = Record(**json.loads(line))
+            fields = json.loads(line)
+            record = (CascadeRecord if "stage" in fields else Record)(**fields)
             if record.index != number:
                 raise ValueError(f"has index {record.index}, expected {number}")
         except (ValueError, TypeError) as error:

@@ -9,7 +9,8 @@ from verifix.cli import options
 
 DESCRIPTION = """Decide for every input of a data set whether any perturbation in a ball around it can change the
 answer. Results are appended to RUN/results.jsonl as soon as they are decided; a run that was stopped, in whatever way,
-continues with --resume. RUN/summary.json is written at the end."""
+continues with --resume. RUN/summary.json is written at the end. A cascade, which is a cascade.json as MODEL or several
+state dicts in --weights, answers by its first stage that certifies its own prediction, or abstains."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     ball = options.make_ball(args, args.eps)
     parse_method(args.method)
     data = options.load_data(args)
-    model = options.load_network(args, data, device)
+    model = options.load_cascade(args, data, device) or options.load_network(args, data, device)
     with progress_meter() as progress:
         summary = certify_run(
             model,

@@ -200,10 +200,28 @@ def load_network(args: argparse.Namespace, data: Dataset, device: str) -> nn.Mod
     """
     from verifix.models import load_model
 
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # so that MODEL may be a module of the user's own
+    _allow_own_modules()
     shape, dtype = data.input_shape, data.images.dtype
     return load_model(args.model, args.weights, args.mean, args.std, input_shape=shape, dtype=dtype).to(device)
+
+
+def load_cascade(args: argparse.Namespace, data: Dataset, device: str) -> list[nn.Module] | None:
+    """The stages, where ``MODEL`` is a cascade file or ``--weights`` holds several state dicts; else None.
+
+    Raises:
+        InvalidValue: what is wrong with a stage or its weights, by name.
+    """
+    from verifix.models import load_stages
+
+    _allow_own_modules()
+    shape, dtype = data.input_shape, data.images.dtype
+    stages = load_stages(args.model, args.weights, args.mean, args.std, input_shape=shape, dtype=dtype)
+    return stages and [stage.to(device) for stage in stages]
+
+
+def _allow_own_modules() -> None:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # so that MODEL may be a module of the user's own
 
 
 def settings_of_model(args: argparse.Namespace) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
         "inputs": f"{n} ({note})" if note else str(n),
         "clean error": f"{summary['clean_error']:.2%}",
         "certified error": f"{summary['certified_error']:.2%}",
+        **_rows_of_cascade(summary),
         **{verdict: str(count) for verdict, count in summary["verdicts"].items() if count},
         "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
         "results": out,
@@ -76,3 +77,19 @@ def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     Console().print(table)
+
+
+def _rows_of_cascade(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What a cascade's summary has beside the rest."""
+    if "stagewise_error" not in summary:
+        return {}
+    rows = {
+        f"stage {number}": f"{stage['entered']} entered, {stage['certified']} certified "
+        f"({stage['certified_wrong']} wrong), {stage['left']} left"
+        for number, stage in enumerate(summary["stages"])
+    }
+    return {
+        "stagewise error": f"{summary['stagewise_error']:.2%} (as published; the clean input chooses the stage)",
+        "abstained": f"{summary['abstained']:.2%}",
+        **rows,
+    }
