@@ -230,7 +230,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "weights are missing": (["--weights", "nothing.pth"], "weights = nothing.pth: no such file"),
     "weights are truncated": (["--weights", "cut.safetensors"], "not a whole safetensors file"),
     "weights lack a key": (["--weights", "missing.pth"], "missing keys 3.bias"),
-    "weights of several stages": (["--weights", "stages.pth"], "--weights stages.pth#STAGE"),
+    "a stage that is not there": (["--weights", "stages.pth#2"], "STAGE goes from 0 to 1"),
     "weights are NaN": (["--weights", "nan.pth"], "NaN or infinite weights in 5.weight"),
     "eps is negative": (["--eps", "-0.1"], "eps = -0.1: must be finite and >= 0"),
     "eps is NaN": (["--eps", "nan"], "eps = nan: must be finite and >= 0"),
