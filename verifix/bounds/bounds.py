@@ -68,7 +68,8 @@ def bounds(
     if torch.is_grad_enabled():
         passes, tiles = bytes_of_passes(memory, inputs.center.device), [slice(0, len(inputs))]
     else:
-        within = budget(graph, [inputs.center.dtype], inputs.center.device, memory)
+        projected = max(choice.estimator.rows_at_once for choice in methods)
+        within = budget(graph, [inputs.center.dtype], inputs.center.device, memory, projected)
         passes, tiles = within.passes, list(within.tiles(len(inputs), inputs.center.dtype)) or [slice(0, 0)]
     parts = []
     with plain_arithmetic():

@@ -11,6 +11,8 @@ from verifix.errors import InvalidType, InvalidValue
 Kind = Literal["exact", "median", "gaussian", "geometric"]
 DEFAULT_ROWS = 50
 DEFAULT_DELTA = 0.01
+BLOCK = 32
+"""How many rows of a geometric mean are drawn at once; part of what a seed means."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Estimator:
     def certain(self) -> bool:
         """Whether what it gives is an upper bound, surely or with a stated probability."""
         return self.kind in ("exact", "geometric")
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are pushed forward together for every input."""
+        return {"exact": 0, "geometric": BLOCK}.get(self.kind, self.k or 0)
 
     def __str__(self) -> str:
         if self.k is None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from verifix.bounds.bundle import Bundle, Drawn, draw
 from verifix.bounds.confidence import Account
-from verifix.bounds.estimator import Estimator
+from verifix.bounds.estimator import BLOCK, Estimator
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph
 from verifix.kernels.abs_median import abs_median
@@ -33,8 +33,6 @@ from verifix.sets import InputSet
 from verifix.sets.base import NormBall
 from verifix.tensors import flatten
 
-BLOCK = 32
-"""How many rows of a geometric mean are drawn at once; part of what a seed means."""
 LOGARITHMS = 1e-9
 """Covers the rounding of logarithms, their sums and exponentials, in float64."""
 

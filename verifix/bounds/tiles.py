@@ -27,6 +27,10 @@ PLACE = 32
 """How many bytes a sparse step takes for each pair of an output and an input."""
 BUNDLE = 64
 """How many bytes a compiled backward pass holds for each entry of each node, at the least."""
+TRAINED = 4
+"""How many numbers autograd keeps, at the peak, for each entry of each node and each row."""
+TRAINED_WEIGHTS = 4
+"""How often training holds the weights: themselves, gradients, and two moments of an optimiser."""
 ROWS = 8
 """Fewer rows than this at once waste time; batches of inputs are cut before rows are."""
 TILE = {"cpu": 64 << 20, "cuda": 1 << 30}
@@ -46,34 +50,64 @@ class Budget:
             yield slice(start, min(start + self.inputs[dtype], inputs))
 
 
-def budget(graph: Graph, dtypes: Sequence[torch.dtype], device: torch.device, memory: int | None = None) -> Budget:
+def budget(
+    graph: Graph, dtypes: Sequence[torch.dtype], device: torch.device, memory: int | None = None, rows: int = 0
+) -> Budget:
     """How to work on a network within a byte budget: as given; by default a quarter of what is free now.
 
     Half of what the weights leave is for what is kept of each input, half for the rows of a pass.
+
+    Args:
+        rows: how many rows are pushed forward for every input (:attr:`Estimator.rows_at_once`).
 
     Raises:
         InvalidValue: a budget that one input and one row at a time would exceed.
     """
     total = check_memory(memory, device)
     room = (total - HEAP - sum(_bytes_of_weights(graph, dtype) for dtype in dtypes)) // 2
-    least = max(max(_bytes_of_input(graph, dtype), _bytes_of_row(graph, dtype)) for dtype in dtypes)
-    if room < least:
-        needed = least_memory(graph, dtypes)
+    if room < _least_room(graph, dtypes, rows):
+        needed = least_memory(graph, dtypes, rows)
         raise InvalidValue("memory", total, f"this network needs at least {needed} bytes, one input at a time")
     tile = min(room, _tile(device))
     return Budget(
         room,
         {
-            dtype: max(1, tile // max(_bytes_of_input(graph, dtype), ROWS * bytes_per_row(graph, dtype)))
+            dtype: max(1, tile // max(_bytes_of_input(graph, dtype, rows), ROWS * bytes_per_row(graph, dtype)))
             for dtype in dtypes
         },
     )
 
 
-def least_memory(graph: Graph, dtypes: Sequence[torch.dtype]) -> int:
+def least_memory(graph: Graph, dtypes: Sequence[torch.dtype], rows: int = 0) -> int:
     """The smallest byte budget that :func:`budget` accepts."""
-    least = max(max(_bytes_of_input(graph, dtype), _bytes_of_row(graph, dtype)) for dtype in dtypes)
-    return HEAP + sum(_bytes_of_weights(graph, dtype) for dtype in dtypes) + 2 * least
+    return HEAP + sum(_bytes_of_weights(graph, dtype) for dtype in dtypes) + 2 * _least_room(graph, dtypes, rows)
+
+
+def _least_room(graph: Graph, dtypes: Sequence[torch.dtype], rows: int) -> int:
+    return max(max(_bytes_of_input(graph, dtype, rows), _bytes_of_row(graph, dtype)) for dtype in dtypes)
+
+
+def inputs_per_step(
+    graph: Graph, rows: int, dtype: torch.dtype, device: torch.device, memory: int | None = None
+) -> int:
+    """How many inputs of a training step can be worked on together, forwards and backwards, within a byte budget.
+
+    Args:
+        rows: how many rows are pushed through the network for every input.
+
+    Raises:
+        InvalidValue: a budget that one input would exceed.
+    """
+    total = check_memory(memory, device)
+    room = (
+        total - HEAP - TRAINED_WEIGHTS * sum(_numbers(node.operation) for node in graph.nodes.values()) * _size(dtype)
+    )
+    needed = TRAINED * max(rows, ROWS) * _entries(graph) * _size(dtype)
+    if room < needed:
+        raise InvalidValue(
+            "memory", total, f"a training step needs at least {total - room + needed} bytes for one input"
+        )
+    return room // needed
 
 
 def _bytes_of_weights(graph: Graph, dtype: torch.dtype) -> int:
@@ -102,9 +136,9 @@ def _places(operation: Operation) -> int:
     return max(math.prod(operation.shape), *(math.prod(shape) for shape in operation.inputs))
 
 
-def _bytes_of_input(graph: Graph, dtype: torch.dtype) -> int:
+def _bytes_of_input(graph: Graph, dtype: torch.dtype, rows: int = 0) -> int:
     compared = sum(_places(node.operation) for node in graph.nodes.values() if isinstance(node.operation, MaxPool))
-    return (KEPT * _entries(graph) + COMPARED * compared) * _size(dtype)
+    return (KEPT * _entries(graph) + COMPARED * compared) * _size(dtype) + rows * bytes_per_row(graph, dtype)
 
 
 def _bytes_of_row(graph: Graph, dtype: torch.dtype) -> int:
