@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from verifix.cascade_file import is_cascade_file, read_cascade
 from verifix.errors import InvalidType, InvalidValue
 from verifix.weights import StateDict, fit_weights, read_stages, read_weights, require_finite, weights_path
 
-__all__ = ["Normalize", "fingerprint", "load_model", "load_stages", "probe"]
+__all__ = ["Normalize", "fingerprint", "inner", "load_model", "load_stages", "probe"]
 
 
 class Normalize(nn.Module):
@@ -169,6 +169,17 @@ class _Exported(nn.Module):
         return result
 
 
+def inner(model: nn.Module) -> nn.Module:
+    """The part of what :func:`load_model` gave that weights files are about: without normalisation in front.
+
+    >>> [type(layer).__name__ for layer in inner(load_model("verifix.zoo:mnist_500", mean=[0.1], std=[0.3]))][:2]
+    ['Flatten', 'Linear']
+    """
+    if isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[0], Normalize):
+        model = model[1]
+    return model.program if isinstance(model, _Exported) else model
+
+
 def probe(model: nn.Module, images: Tensor, classes: int, spec: str | None = None) -> None:
     """Run the network on ``images`` (one or more, with the batch axis) and refuse what is no classifier of them.
 
@@ -194,14 +205,15 @@ def probe(model: nn.Module, images: Tensor, classes: int, spec: str | None = Non
         raise InvalidValue("MODEL", spec, "gives NaN or infinity on an input of the data set")
 
 
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers.
+def fingerprint(model: nn.Module | Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers, of a model or of its state dict.
 
     >>> fingerprint(nn.ReLU())
     'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
     """
     state = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    content = model.state_dict() if isinstance(model, nn.Module) else model
+    for key, value in sorted(content.items()):
         state.update(f"{key} {value.dtype} {tuple(value.shape)};".encode())
         state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return state.hexdigest()

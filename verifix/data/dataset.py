@@ -74,6 +74,14 @@ class Dataset:
             raise InvalidValue("limit", n, "must be a whole number of at least 1")
         return replace(self, images=self.images[:n], labels=self.labels[:n])
 
+    def select(self, index: Tensor) -> Dataset:
+        """The inputs of these numbers, in their order.
+
+        Raises:
+            InvalidValue: there are none.
+        """
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
     def to(self, dtype: torch.dtype) -> Dataset:
         """The same with ``images`` in another floating-point type."""
         return replace(self, images=self.images.to(dtype))

@@ -1,5 +1,22 @@
 """Training networks whose robustness can be proved."""
 
+from verifix.train.log import Epoch, Measures
+from verifix.train.loop import Progress, Training, train
 from verifix.train.loss import robust_logits, robust_loss
+from verifix.train.objective import TrainingDiverged
+from verifix.train.settings import TrainSettings
+from verifix.train.validation import evaluate, hold_out
 
-__all__ = ["robust_logits", "robust_loss"]
+__all__ = [
+    "Epoch",
+    "Measures",
+    "Progress",
+    "TrainSettings",
+    "Training",
+    "TrainingDiverged",
+    "evaluate",
+    "hold_out",
+    "robust_logits",
+    "robust_loss",
+    "train",
+]

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verifix.bounds import Engine, Method
+from verifix.bounds import Engine, MethodLike, parse_method
 from verifix.certify import Margins
+from verifix.errors import InvalidValue
 from verifix.graph import Graph
 from verifix.sets import InputSet
 
 
 def robust_logits(
-    graph: Graph, y: Tensor, inputs: InputSet, method: Method, *, memory: int | None = None, seed: int | None = None
+    graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *, memory: int | None = None
 ) -> Tensor:
     """Logits at least as bad for the label as any input of the set can make them: ``(n, classes)``, zero at the label.
 
-    Entry ``j`` is an upper bound of ``f_j - f_y`` over the set, differentiable in parameters and inputs. No rounding is
-    accounted: this is for training, not for certificates.
-
-    Args:
-        seed: of the draws of an estimator, in place of its own: another one for every step.
+    Entry ``j`` is an upper bound of ``f_j - f_y`` over the set, differentiable in parameters and inputs; of several
+    methods the smallest one. No rounding is accounted: this is for training, not for certificates.
     """
-    if seed is not None:
-        method = replace(method, estimator=replace(method.estimator, seed=seed))
     specification = Margins(y, graph.shape[0])
     everything = slice(None)
-    engine = Engine(graph, inputs, method, memory=memory, rounding=False)
-    lower, _ = engine.rows(graph.output, specification.rows(everything, inputs.center), upper=False)
+    rows = specification.rows(everything, inputs.center)
+    lower: Tensor | None = None
+    for choice in parse_method(method):
+        engine = Engine(graph, inputs, choice, memory=memory, rounding=False)
+        bound, _ = engine.rows(graph.output, rows, upper=False)
+        lower = bound if lower is None else torch.maximum(lower, bound)
+    if lower is None:
+        raise InvalidValue("method", method, "name at least one")
     logits = inputs.center.new_zeros(len(inputs), graph.shape[0])
     return logits.scatter(1, specification.others.to(lower.device), -lower)
 
 
-def robust_loss(
-    graph: Graph, y: Tensor, inputs: InputSet, method: Method, *, memory: int | None = None, seed: int | None = None
-) -> Tensor:
+def robust_loss(graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *, memory: int | None = None) -> Tensor:
     """Mean cross-entropy of the robust logits: an upper bound on the cross-entropy of every input of the set.
 
     Thesis, theorem 2 and equation 3.26; Lee et al., equation 1. The loss is monotone and does not change when a
@@ -51,4 +50,4 @@ def robust_loss(
     >>> bool(loss >= F.cross_entropy(model(x), y) - 1e-6)
     True
     """
-    return F.cross_entropy(robust_logits(graph, y, inputs, method, memory=memory, seed=seed), y)
+    return F.cross_entropy(robust_logits(graph, y, inputs, method, memory=memory), y)

@@ -1,0 +1,152 @@
+"""The folder of a training run.
+
+=======================  =============================================================================================
+``settings.json``        ``settings``, which decide the result and must be the same on resume; ``sources``, the paths
+                         that were read; ``environment``, of the process that began
+``checkpoint.pt``        all that training needs to go on: weights, optimiser, position, and the log so far
+``log.jsonl``            one line for each epoch, derived from the checkpoint
+``last.safetensors``     the weights after the last epoch, with ``last.json`` beside them, which says what they are
+``best.safetensors``     those of the best epoch, with ``best.json``
+=======================  =============================================================================================
+
+Every file is written beside its place and then renamed, so that a full disk or a crash loses nothing that was there.
+There is no random state to keep: all that is random is drawn from the seed and the position.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from verifix.errors import InvalidValue
+from verifix.files import make_folder, remove_empty, write_bytes, write_json
+
+Checkpoint = dict[str, Any]
+FORMAT = 1
+_ABSENT = "absent"
+
+
+class TrainFolder:
+    """A run folder, opened by one process at a time.
+
+    Args:
+        folder: made if it is not there.
+        settings: everything that decides the result, as JSON values.
+        sources, environment: recorded, never compared.
+        resume: go on from the checkpoint that is there; a folder without one is started afresh either way.
+
+    Raises:
+        InvalidValue: the folder cannot be written or is a file; it holds a checkpoint and ``resume`` is false, or
+            settings that differ (each is named with both values); the checkpoint is damaged; another process works on
+            it. Nothing on disk has been changed then.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        *,
+        sources: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        resume: bool,
+    ) -> None:
+        self.folder = Path(folder)
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
+        created = make_folder(self.folder)
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.checkpoint = self._read(resume)
+            if self.checkpoint is None:
+                about = {"settings": self.settings, "sources": dict(sources), "environment": dict(environment)}
+                write_json(self.folder / "settings.json", about)
+                write_bytes(self.folder / "log.jsonl", b"")
+        except BlockingIOError:
+            self.close()
+            remedy = "another process is working on this run: wait for it, or choose another folder"
+            raise InvalidValue("out", self.folder, remedy) from None
+        except OSError as error:
+            self.close()
+            remove_empty(created)
+            raise InvalidValue("out", self.folder, f"cannot be written: {error.strerror}") from None
+        except InvalidValue:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the run back, so that another process may go on with it."""
+        if self._lock >= 0:
+            os.close(self._lock)  # the lock goes with the file
+        self._lock = -1
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            InvalidValue: the disk is full, or the folder cannot be written any more; the one before is still there.
+        """
+        content = io.BytesIO()  # in memory first: torch hides why a file could not be written
+        torch.save({"format": FORMAT, "settings": self.settings, **checkpoint}, content)
+        self._write("checkpoint.pt", content.getvalue())
+
+    def write_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``log.jsonl``, whole."""
+        text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
+        self._write("log.jsonl", text.encode())
+
+    def write_weights(self, name: str, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Write ``name.safetensors``, and ``name.json`` beside it."""
+        alone = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+        self._write(f"{name}.safetensors", safetensors.torch.save(alone))
+        description = {"weights": f"{name}.safetensors", **about, "settings": self.settings}
+        self._write(f"{name}.json", (json.dumps(description, indent=2, allow_nan=False) + "\n").encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        try:
+            write_bytes(path, content)
+        except OSError as error:
+            remedy = (
+                f"cannot be written: {error.strerror}; what was there is untouched: mend that and go on with --resume"
+            )
+            raise InvalidValue("out", path, remedy) from None
+
+    def _read(self, resume: bool) -> Checkpoint | None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return None
+        if not resume:
+            remedy = "holds a run already: add --resume to go on with it, or choose another folder"
+            raise InvalidValue("out", self.folder, remedy)
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+                raise ValueError("not a checkpoint of this version")
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InvalidValue("out", path, f"cannot be read ({reason}), so the run cannot be resumed") from None
+        self._require_same(checkpoint["settings"])
+        return checkpoint
+
+    def _require_same(self, before: Mapping[str, Any]) -> None:
+        keys = [*before, *(key for key in self.settings if key not in before)]
+        differ = [key for key in keys if before.get(key, _ABSENT) != self.settings.get(key, _ABSENT)]
+        if differ:
+            pairs = (f"{key} was {_shown(before, key)}, now {_shown(self.settings, key)}" for key in differ)
+            remedy = f"cannot be resumed with other settings ({'; '.join(pairs)}): use the same, or another folder"
+            raise InvalidValue("out", self.folder, remedy)
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    text = str(settings.get(key, _ABSENT))
+    return text if len(text) <= 60 else f"{text[:12]}..."  # a digest
