@@ -178,8 +178,8 @@ def make_ball(args: argparse.Namespace, eps: float) -> Ball:
     return Ball(args.norm, eps, None if args.box is None else (args.box[0], args.box[1]))
 
 
-def load_data(args: argparse.Namespace) -> Dataset:
-    """The inputs of ``--data``, the first ``--limit`` of them, in ``--dtype``.
+def load_data(args: argparse.Namespace, split: str = "test") -> Dataset:
+    """The inputs of ``--data``, the first ``--limit`` of them, in ``--dtype``; ``split`` where ``--data`` names none.
 
     Raises:
         InvalidValue: what is wrong with the data, by name.
@@ -188,7 +188,7 @@ def load_data(args: argparse.Namespace) -> Dataset:
 
     from verifix.data import load
 
-    data = load(args.data).to(getattr(torch, args.dtype))
+    data = load(args.data, split).to(getattr(torch, args.dtype))
     return data if args.limit is None else data.first(args.limit)
 
 

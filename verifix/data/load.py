@@ -20,11 +20,12 @@ _WITH_PATH: dict[str, Callable[[Path, str | None], Dataset]] = {
 _FORMS = "digits, mnist:DIR, cifar10:DIR or npz:FILE, each optionally followed by :train or :test"
 
 
-def load(spec: str) -> Dataset:
+def load(spec: str, split: str = "test") -> Dataset:
     """Load the data set that ``spec`` names.
 
     ``digits`` is inside the package; ``mnist:DIR`` reads the standard IDX files, ``cifar10:DIR`` the standard binary
-    batches, ``npz:FILE`` a numpy archive. Each may be followed by ``:train`` or ``:test``; ``test`` is the default.
+    batches, ``npz:FILE`` a numpy archive. Each may be followed by ``:train`` or ``:test``; where neither is named,
+    ``split`` is meant (an archive then holds a single set).
     Files are read plain or compressed with gzip or xz (name plus ``.gz`` or ``.xz``).
 
     Raises:
@@ -36,13 +37,13 @@ def load(spec: str) -> Dataset:
     >>> len(load("digits:train"))
     1297
     """
-    rest, split = spec, None
+    rest, named = spec, None
     for word in ("train", "test"):
         if spec.endswith(f":{word}"):
-            rest, split = spec[: -len(word) - 1], word
+            rest, named = spec[: -len(word) - 1], word
     name, colon, path = rest.partition(":")
     if name == "digits" and not colon:
-        return load_digits(split)
+        return load_digits(named or split)
     if name not in _WITH_PATH or not path:
         raise InvalidValue("data", spec, f"use {_FORMS}")
-    return _WITH_PATH[name](Path(path), split)
+    return _WITH_PATH[name](Path(path), named if name == "npz" else named or split)

@@ -26,8 +26,9 @@ class Group:
     device: torch.device
 
     @classmethod
-    def current(cls, device: torch.device) -> Group:
+    def current(cls, device: torch.device | str) -> Group:
         """The group that this process belongs to."""
+        device = torch.device(device)
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size(), device)
         return cls(0, 1, device)

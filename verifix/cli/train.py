@@ -1,0 +1,149 @@
+"""``verifix train``: a network whose robustness can be certified afterwards."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from verifix.cli import options
+from verifix.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from verifix.train import TrainSettings
+
+DESCRIPTION = """Train a network so that its outputs, bounded over a ball around every example, are right. RUN gets the
+weights (best.safetensors by validation error, last.safetensors, each with a .json beside it), log.jsonl with a line
+for every epoch, curves.png, and a checkpoint: training that was stopped, in whatever way, goes on with --resume. With
+several processes: torchrun --nproc-per-node N -m verifix train ..."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the arguments of this command."""
+    parser = subparsers.add_parser("train", help="train a network to be certifiable", description=DESCRIPTION)
+    options.add_model(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="digits, mnist:DIR, cifar10:DIR or npz:FILE, each with :train (default) or :test after it",
+    )
+    parser.add_argument("--eps", type=options.number, help="radius in units of the raw input, such as 0.1 or 8/255")
+    options.add_norm(parser)
+    parser.add_argument(
+        "--method",
+        default="cap",
+        help="none (standard training), ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined "
+        "by + (default: cap)",
+    )
+    _add_schedule(parser.add_argument_group("schedule"))
+    _add_optimiser(parser.add_argument_group("optimiser"))
+    _add_validation(parser.add_argument_group("validation"))
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
+    parser.add_argument("--resume", action="store_true", help="go on with the training in RUN")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=options.number,
+        default=300.0,
+        metavar="S",
+        help="time between two checkpoints within an epoch; there is one after each anyway (default: 300)",
+    )
+    options.add_common(parser)
+
+
+def _add_schedule(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--epochs", type=options.positive, default=20, metavar="N", help="(default: 20)")
+    group.add_argument(
+        "--batch", type=options.positive, default=50, metavar="N", help="examples of one step (default: 50)"
+    )
+    group.add_argument(
+        "--eps-schedule", default="linear", metavar="KIND", help="constant, linear or smoothed (default: linear)"
+    )
+    group.add_argument(
+        "--eps-start", type=options.number, metavar="EPS", help="eps at the beginning (default: a tenth of --eps)"
+    )
+    group.add_argument(
+        "--eps-ramp", type=options.number, metavar="N", help="epochs until --eps is reached (default: a third of all)"
+    )
+    group.add_argument("--lr-schedule", default="constant", metavar="KIND", help="constant, step, multistep or cosine")
+    group.add_argument("--lr-factor", type=options.number, default=0.5, metavar="F", help="of a step (default: 0.5)")
+    group.add_argument(
+        "--lr-every", type=options.positive, default=10, metavar="N", help="epochs between two steps (default: 10)"
+    )
+    group.add_argument(
+        "--lr-start", type=options.number, default=0.0, metavar="N", help="epoch that steps are counted from"
+    )
+    group.add_argument(
+        "--lr-milestones", type=options.positive, nargs="+", default=[], metavar="N", help="epochs of multistep"
+    )
+
+
+def _add_optimiser(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--optimiser", default="adam", metavar="NAME", help="adam or sgd (default: adam)")
+    group.add_argument("--lr", type=options.number, default=1e-3, help="learning rate (default: 0.001)")
+    group.add_argument("--momentum", type=options.number, default=0.9, metavar="M", help="of sgd (default: 0.9)")
+    group.add_argument("--weight-decay", type=options.number, default=0.0, metavar="D", help="(default: 0)")
+    group.add_argument("--clip", type=options.number, metavar="NORM", help="largest norm of the gradient")
+
+
+def _add_validation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--validation",
+        type=options.number,
+        default=0.1,
+        metavar="N",
+        help="examples held out, a number or a fraction; 0 for none (default: 0.1)",
+    )
+    group.add_argument("--validation-limit", type=options.positive, metavar="N", help="look at so many of them alone")
+    group.add_argument(
+        "--validation-every", type=options.positive, default=1, metavar="N", help="epochs between two looks"
+    )
+    group.add_argument(
+        "--patience", type=options.positive, metavar="N", help="stop after N epochs that are no better at the full eps"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; 0 when training has come to its end.
+
+    Raises:
+        UserError: wrong input, before anything is written; or a loss that is not finite any more.
+        RunInterrupted: stopped by the user.
+    """
+    from verifix.cli.show_training import show_training, training_meter
+    from verifix.models import inner
+    from verifix.report import training_curves
+    from verifix.train import train
+    from verifix.train.distributed import Group, joined
+
+    settings = _settings(args)
+    with joined(args.device) as args.device:
+        device = options.apply_common(args)
+        data = options.load_data(args, split="train")
+        model = options.load_network(args, data, device)
+        with training_meter() as progress:
+            result = train(
+                model,
+                data,
+                settings,
+                out=args.out,
+                resume=args.resume,
+                checkpoint_seconds=args.checkpoint_seconds,
+                saved=inner(model),
+                about=options.settings_of_model(args),
+                sources=options.sources_of_model(args, data),
+                progress=progress,
+                on_epoch=lambda history: training_curves(f"{args.out}/curves.png", history),
+            )
+        if Group.current(device).first:
+            show_training(result, settings, args)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> TrainSettings:
+    """The arguments that decide the result; each has the name of its setting."""
+    from verifix.train import TrainSettings
+
+    if args.eps is None and args.method != "none":
+        raise InvalidValue("eps", None, "name the radius to train for, such as --eps 0.1 (or --method none)")
+    names = [field.name for field in fields(TrainSettings)]
+    return TrainSettings.from_json({name: getattr(args, name) for name in names if getattr(args, name) is not None})

@@ -1,0 +1,61 @@
+"""Learning curves, as in figure 3.6 of the thesis."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from verifix.files import write_bytes
+from verifix.train import Epoch, Measures
+
+_STYLES = {"train": ("training", "--"), "validation": ("validation", "-")}
+
+
+def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
+    """Draw loss and error against epochs, standard and robust, on training and validation examples.
+
+    The dotted line is where eps reached its last value. The picture, a PNG, is written whole or not at all.
+    """
+    # Figure itself, not pyplot: no global state, no display, and the import only where a picture is drawn
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw(left, history, lambda of: of.robust_loss, lambda of: of.loss)
+    _draw(right, history, lambda of: of.robust_error, lambda of: of.error)
+    full = next((epoch.epoch for epoch in history if epoch.eps >= history[-1].eps), None)
+    for axes, name in ((left, "cross-entropy"), (right, "error")):
+        if full is not None and full > 1:
+            axes.axvline(full, color="0.6", linestyle=":", linewidth=1)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    left.legend(fontsize="small")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format="png")
+    write_bytes(Path(path), content.getvalue())
+
+
+def _draw(
+    axes: Any,
+    history: Sequence[Epoch],
+    robust: Callable[[Measures], float | None],
+    standard: Callable[[Measures], float | None],
+) -> None:
+    for name, value, colour in (("robust", robust, "C1"), ("standard", standard, "C0")):
+        for part, (label, line) in _STYLES.items():
+            points = [
+                (epoch.epoch, number)
+                for epoch in history
+                if (measures := getattr(epoch, part)) is not None and (number := value(measures)) is not None
+            ]
+            if points:
+                marker = "o" if len(points) < 30 else None
+                axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, marker=marker, markersize=3,
+                          label=f"{name}, {label}")  # fmt: skip
