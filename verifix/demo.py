@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from verifix.attack import pgd
-from verifix.bounds import NAMED
 from verifix.certify import certify
 from verifix.data import Dataset, load
 from verifix.graph import Graph, capture
 from verifix.report import accuracy_picture
 from verifix.sets import Ball
-from verifix.train import robust_loss
+from verifix.train import Epoch, TrainSettings, train
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -65,44 +63,29 @@ def network(seed: int) -> nn.Sequential:
 
 def run_demo(settings: Settings, progress: Progress) -> list[Curve]:
     """Train one network normally and one through the engine's bounds, then certify and attack both on test digits."""
-    train, test = load("digits:train"), load("digits:test")
+    digits, test = load("digits:train"), load("digits:test")
     curves = []
     for name, robust in (("standard training", False), ("robust training", True)):
-        model = network(settings.seed)
-        graph = capture(model, train.images[:1])
-        _train(model, graph, train, settings, robust, partial(progress, name))
-        curves.append(_evaluate(name, model, graph, test, settings, progress))
+        model, how = network(settings.seed), train_settings(settings, robust)
+        train(model, digits, how, on_epoch=_reporter(progress, name, how.epochs))
+        curves.append(_evaluate(name, model, capture(model, digits.images[:1]), test, settings, progress))
     return curves
 
 
-def _train(
-    model: nn.Module,
-    graph: Graph,
-    data: Dataset,
-    settings: Settings,
-    robust: bool,
-    progress: Callable[[int, int], None],
-) -> None:
-    """Cross-entropy, or the robust loss of CROWN-IBP with eps rising over the first half."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    epochs = settings.epochs if robust else settings.epochs // 3
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    for epoch in range(epochs):
-        eps = settings.eps_train * min(1.0, (epoch + 1) / (epochs / 2))
-        for index in torch.randperm(len(data), generator=generator).split(settings.batch):
-            x, y = data.images[index], data.labels[index]
-            optimiser.zero_grad()
-            _loss(model, graph, x, y, eps if robust else None).backward()
-            optimiser.step()
-        schedule.step()
-        progress(epoch + 1, epochs)
+def _reporter(progress: Progress, name: str, epochs: int) -> Callable[[Sequence[Epoch]], None]:
+    return lambda history: progress(name, len(history), epochs)
 
 
-def _loss(model: nn.Module, graph: Graph, x: Tensor, y: Tensor, eps: float | None) -> Tensor:
-    if eps is None:
-        return F.cross_entropy(model(x), y)
-    return robust_loss(graph, y, Ball("linf", eps, box=(0, 1)).around(x), NAMED["crown-ibp"])
+def train_settings(settings: Settings, robust: bool) -> TrainSettings:
+    """Standard training for a third of the time, or CROWN-IBP with eps rising over the first half."""
+    epochs = settings.epochs if robust else max(1, settings.epochs // 3)
+    method: dict[str, Any] = {"method": "none"}
+    if robust:
+        method = {"method": "crown-ibp", "eps": settings.eps_train, "eps_start": 0, "eps_ramp": epochs / 2}
+    return TrainSettings(
+        box=(0, 1), epochs=epochs, batch=settings.batch, lr=2e-3, lr_schedule="cosine", validation=0,
+        seed=settings.seed, **method,
+    )  # fmt: skip
 
 
 def _evaluate(
