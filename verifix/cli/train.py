@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifix.cli import options
 from verifix.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from verifix.train import TrainSettings
+    from verifix.train import Epoch, TrainSettings
 
 DESCRIPTION = """Train a network so that its outputs, bounded over a ball around every example, are right. RUN gets the
 weights (best.safetensors by validation error, last.safetensors, each with a .json beside it), log.jsonl with a line
@@ -132,11 +135,28 @@ def run(args: argparse.Namespace) -> int:
                 about=options.settings_of_model(args),
                 sources=options.sources_of_model(args, data),
                 progress=progress,
-                on_epoch=lambda history: training_curves(f"{args.out}/curves.png", history),
+                on_epoch=_curves(Path(args.out) / "curves.png"),
             )
         if Group.current(device).first:
+            training_curves(Path(args.out) / "curves.png", result.history)
             show_training(result, settings, args)
     return 0
+
+
+def _curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
+    """Draws the picture after an epoch, but spends no more than a small part of the time on it."""
+    from verifix.report import training_curves
+
+    due = 0.0
+
+    def draw(history: Sequence[Epoch]) -> None:
+        nonlocal due
+        began = time.monotonic()
+        if began >= due:
+            training_curves(path, history)
+            due = time.monotonic() + 20 * (time.monotonic() - began)
+
+    return draw
 
 
 def _settings(args: argparse.Namespace) -> TrainSettings:

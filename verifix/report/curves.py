@@ -16,7 +16,7 @@ _STYLES = {"train": ("training", "--"), "validation": ("validation", "-")}
 def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
     """Draw loss and error against epochs, standard and robust, on training and validation examples.
 
-    The dotted line is where eps reached its last value. The picture, a PNG, is written whole or not at all.
+    The dotted line is the first epoch that ended at the last eps. The picture, a PNG, is written whole or not at all.
     """
     # Figure itself, not pyplot: no global state, no display, and the import only where a picture is drawn
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
     full = next((epoch.epoch for epoch in history if epoch.eps >= history[-1].eps), None)
     for axes, name in ((left, "cross-entropy"), (right, "error")):
         if full is not None and full > 1:
-            axes.axvline(full, color="0.6", linestyle=":", linewidth=1)
+            axes.axvline(full, color="0.6", linestyle=":", linewidth=1, label=f"eps is {history[-1].eps:g}")
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
         axes.set_ylim(bottom=0)
