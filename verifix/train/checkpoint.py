@@ -132,7 +132,7 @@ class TrainFolder:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
                 raise ValueError("not a checkpoint of this version")
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InvalidValue("out", path, f"cannot be read ({reason}), so the run cannot be resumed") from None
         self._require_same(checkpoint["settings"])
