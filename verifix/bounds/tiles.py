@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from verifix.bounds.method import Method
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
 from verifix.operations import Affine, Convolution, Dense, MaxPool, Operation, Pooling, Scaling, Sum
@@ -85,6 +86,23 @@ def least_memory(graph: Graph, dtypes: Sequence[torch.dtype], rows: int = 0) -> 
 
 def _least_room(graph: Graph, dtypes: Sequence[torch.dtype], rows: int) -> int:
     return max(max(_bytes_of_input(graph, dtype, rows), _bytes_of_row(graph, dtype)) for dtype in dtypes)
+
+
+def rows_of(graph: Graph, methods: Sequence[Method]) -> int:
+    """How many rows the methods push through a network for every input, where gradients are recorded."""
+    hidden = dict.fromkeys(node.inputs[0] for node in graph.nonlinear(graph.output))
+    entries = sum(math.prod(graph.shape_of(name)) for name in hidden)
+    rows = math.prod(graph.shape)
+    for method in methods:
+        if not method.estimator.exact:
+            rows += (
+                2 * method.estimator.rows_at_once
+                if method.estimator.kind == "gaussian"
+                else method.estimator.rows_at_once
+            )
+        elif method.intermediate != "interval":
+            rows += entries
+    return rows
 
 
 def inputs_per_step(

@@ -108,6 +108,16 @@ def add_norm(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_estimator(parser: argparse.ArgumentParser) -> None:
+    """Add ``--estimator``."""
+    parser.add_argument(
+        "--estimator",
+        default="exact",
+        help="how norms in hidden bounds are evaluated: exact, median:K, gaussian:K (l2), geometric, geometric:K, "
+        "geometric:KxM (default: exact)",
+    )
+
+
 def add_method(parser: argparse.ArgumentParser) -> None:
     """Add ``--method`` and ``--memory``."""
     parser.add_argument(
@@ -115,11 +125,18 @@ def add_method(parser: argparse.ArgumentParser) -> None:
         default="cap",
         help="ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined by + (default: cap)",
     )
+    add_memory(parser)
+
+
+def add_memory(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    """Add ``--memory``."""
+    usual = "a quarter of what is free" if default is None else f"{default >> 20} MiB"
     parser.add_argument(
         "--memory",
         type=byte_count,
+        default=default,
         metavar="BYTES",
-        help="budget for all that is computed, such as 2GiB (default: a quarter of what is free)",
+        help=f"budget for all that is computed, such as 2GiB (default: {usual})",
     )
 
 

@@ -38,6 +38,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="none (standard training), ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined "
         "by + (default: cap)",
     )
+    options.add_estimator(parser)
+    options.add_memory(parser, default=1 << 30)
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
     _add_validation(parser.add_argument_group("validation"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -74,6 +74,10 @@ class Group:
         devices = [self.device] if self.device.type == "cuda" else None
         # buffers are constants here, and a broadcast in every step would be for nothing
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """While gradients stay in their process, to be averaged with those that come after."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager

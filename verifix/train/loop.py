@@ -7,6 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from verifix._version import __version__
+from verifix.bounds.tiles import inputs_per_step, rows_of
 from verifix.certify.run import RunInterrupted
 from verifix.data import Dataset
 from verifix.errors import InvalidType, InvalidValue
@@ -176,6 +178,8 @@ class _Trainer:
         example = data.images[:2].to(self.device)
         probe(model, example, data.classes)
         self.graph = capture(model, example)
+        rows = rows_of(self.graph, settings.methods())
+        self.together = inputs_per_step(self.graph, rows, example.dtype, self.device, settings.memory)
         self.steps = math.ceil(len(data) / settings.batch)
         self.step = 0
         self.sums = Sums()
@@ -257,13 +261,13 @@ class _Trainer:
         eps, lr = settings.eps_at(position), settings.lr_at(position)
         own = index[group.share(len(index))]
         x, y = self.data.images[own].to(self.device), self.data.labels[own].to(self.device)
-        loss, measured = self.objective(x, y, eps, settings.stream("projections", epoch, self.step))
-        totals = group.sum(measured).tolist()
+        self.optimiser.zero_grad()
+        totals = group.sum(
+            self._gradient(x, y, eps, settings.stream("projections", epoch, self.step), len(index))
+        ).tolist()
         mean = totals[1 if settings.standard else 3] / len(index)
         if not math.isfinite(mean):
             raise self._diverged("loss", mean, epoch, eps, lr)
-        self.optimiser.zero_grad()
-        (loss * (group.size / len(index))).backward()  # the mean over processes is then that over the batch
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         size = float(norm)
@@ -277,6 +281,18 @@ class _Trainer:
         self.sums.add(totals)
         self.sums.gradient += size
         return mean, eps
+
+    def _gradient(self, x: Tensor, y: Tensor, eps: float, seed: int, batch: int) -> Tensor:
+        """Add up gradients over this process' share of a batch, part by part; what was measured on the way."""
+        measured = x.new_zeros(5, dtype=torch.float64)
+        parts = list(zip(x.split(self.together), y.split(self.together), strict=True))
+        for number, (own_x, own_y) in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else self.group.apart(self.objective):
+                loss, found = self.objective(own_x, own_y, eps, seed)
+                (loss * (self.group.size / batch)).backward()  # the mean over processes is then that over the batch
+            measured += found
+        return measured
 
     def _diverged(self, what: str, value: float, epoch: int, eps: float, lr: float) -> TrainingDiverged:
         settings = self.settings

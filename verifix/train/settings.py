@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from verifix.bounds import Method, parse_method
+from verifix.bounds import Estimator, Method, parse_method
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball
-from verifix.sets.ball import Norm
+from verifix.sets.base import Norm
 from verifix.train.schedules import EpsSchedule, LearningRateSchedule, eps_at, lr_at
 
 Optimiser = Literal["adam", "sgd"]
+DEFAULT_MEMORY = 1 << 30
+"""Fixed, and no share of what is free: how a batch is cut is part of what training gives, to the last bit."""
 STANDARD = "none"
 """The method of standard training: plain cross-entropy, no bounds."""
 
@@ -26,6 +28,8 @@ class TrainSettings:
     Args:
         norm, eps, box: the perturbations to be robust against, in units of the raw input, as in :class:`verifix.Ball`.
         method: how outputs are bounded, as in :func:`verifix.certify`; ``none`` trains without any (then eps is 0).
+        estimator: how the norms in hidden bounds are evaluated: ``exact``, ``median:50``, ``gaussian:50`` for l2; see
+            ``docs/projections.md``. Every step draws anew; validation is exact in any case.
         epochs, batch: of training; with several processes ``batch`` is what all of them do in one step.
         eps_schedule: ``constant``, ``linear`` or ``smoothed``, see :func:`verifix.train.schedules.eps_at`.
         eps_start, eps_ramp: where eps starts, and after how many epochs it is ``eps``; a tenth of ``eps``, and a third
@@ -38,6 +42,7 @@ class TrainSettings:
         validation_limit: only that many of them are looked at.
         validation_every: epochs between two looks; the last epoch is always looked at.
         patience: stop when the validation error has not fallen for so many epochs at the full eps; None never stops.
+        memory: byte budget of a step: a batch that would need more is worked through in parts.
         seed: of the order of examples, of what is held out, and of projections.
 
     Raises:
@@ -54,6 +59,7 @@ class TrainSettings:
     norm: Norm = "linf"
     box: tuple[float, float] | None = None
     method: str = "cap"
+    estimator: str = "exact"
     epochs: int = 20
     batch: int = 50
     eps_schedule: EpsSchedule = "linear"
@@ -73,12 +79,14 @@ class TrainSettings:
     validation_limit: int | None = None
     validation_every: int = 1
     patience: int | None = None
+    memory: int = DEFAULT_MEMORY
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr_every", "validation_every", "patience", "validation_limit"):
             _whole(name, getattr(self, name), 1, optional=name in ("patience", "validation_limit"))
         _whole("seed", self.seed, 0)
+        _whole("memory", self.memory, 1)
         for name, kind in (
             ("optimiser", Optimiser),
             ("eps_schedule", EpsSchedule),
@@ -113,8 +121,14 @@ class TrainSettings:
             raise InvalidType("method", self.method, "a name, or names joined by +")
         if self.standard and self.eps:
             raise InvalidValue("eps", self.eps, "method none trains without perturbations: leave eps out")
+        if not isinstance(self.estimator, str):
+            raise InvalidType("estimator", self.estimator, "its spelling, such as median:50")
+        estimator = Estimator.parse(self.estimator)
+        self._set("estimator", str(estimator))
+        if self.standard and not estimator.exact:
+            raise InvalidValue("estimator", self.estimator, "method none has nothing to estimate: leave it out")
         if not self.standard:
-            parse_method(self.method)
+            parse_method(self.method, estimator)
         start = self.eps / 10 if self.eps_start is None else _number("eps_start", self.eps_start)
         if start > self.eps:
             raise InvalidValue("eps_start", start, f"must be at most eps = {self.eps:g}")
@@ -134,7 +148,7 @@ class TrainSettings:
 
     def methods(self, seed: int = 0) -> tuple[Method, ...]:
         """The bounds that training uses, with the seed of their projections; none for standard training."""
-        return () if self.standard else parse_method(self.method)
+        return () if self.standard else parse_method(self.method, Estimator.parse(self.estimator, seed=seed))
 
     @property
     def exact_methods(self) -> tuple[Method, ...]:
