@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from verifix.data import load
+from verifix.models import load_model
+
+NETWORKS = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+def deep():
+    hidden = [layer for _ in range(2) for layer in (nn.Linear(80, 80), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 80), nn.ReLU(), *hidden, nn.Linear(80, 10))
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with networks of the user's own."""
+    (tmp_path / "own_networks.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    sys.modules.pop("own_networks", None)
+    return tmp_path
+
+
+def train(*args: object, model: str = "own_networks:net", out: str = "run") -> list[object]:
+    """A command line that is right, and what a test adds to it; of options named twice the last one counts."""
+    usual = ["--data", "digits", "--eps", "0.05", "--box", "0", "1", "--method", "crown-ibp", "--limit", "90"]
+    return ["train", model, *usual, "--epochs", "3", "--batch", "20", "--out", out, *args]
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """The log, without what it cost."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "cost"} for line in lines]
+
+
+def epochs_done(folder: Path) -> int:
+    return len(log(folder)) if (folder / "log.jsonl").exists() else 0
+
+
+class TestRun:
+    def test_leaves_weights_that_certify_takes(self, verifix: Callable[..., Any], place: Path) -> None:
+        done = verifix(*train("--mean", "0.3", "--std", "0.4"))
+        assert (done.status, done.err) == (0, "")
+        assert "linf ball of radius 0.05 within [0, 1]" in done.out
+        assert "validation (9)" in done.out
+        files = {path.name for path in (place / "run").iterdir()}
+        weights = {f"{name}.{suffix}" for name in ("best", "last") for suffix in ("safetensors", "json")}
+        assert files == {"settings.json", "checkpoint.pt", "log.jsonl", "curves.png", *weights}
+        said = json.loads((place / "run" / "best.json").read_text())["settings"]
+        assert (said["model"], said["mean"], said["std"]) == ("own_networks:net", [0.3], [0.4])
+        assert (said["norm"], said["eps"], said["box"], said["data"]) == ("linf", 0.05, [0.0, 1.0], "digits:train")
+
+        common = ["own_networks:net", "--weights", "run/best.safetensors", "--mean", "0.3", "--std", "0.4"]
+        certified = verifix(
+            "certify", *common, "--data", "digits", "--eps", "0.05", "--limit", "20", "--out", "certified"
+        )
+        assert (certified.status, certified.err) == (0, "")
+
+    def test_every_setting_arrives(self, verifix: Callable[..., Any], place: Path) -> None:
+        given = {
+            "norm": "l2", "eps": "0.2", "method": "cap+ibp", "epochs": 4, "batch": 30, "eps-schedule": "smoothed",
+            "eps-start": "1/100", "eps-ramp": 2, "optimiser": "sgd", "lr": 0.02, "momentum": 0.5,
+            "weight-decay": 0.001, "lr-schedule": "step", "lr-factor": 0.1, "lr-every": 2, "lr-start": 1,
+            "clip": 3, "validation": 12, "validation-limit": 5, "validation-every": 2, "patience": 9, "seed": 7,
+        }  # fmt: skip
+        options = [word for name, value in given.items() for word in (f"--{name}", value)]
+        done = verifix(*train(*options, "--lr-milestones", "2", "3"))
+        assert (done.status, done.err) == (0, "")
+        said = json.loads((place / "run" / "settings.json").read_text())["settings"]
+        expected = {name.replace("-", "_"): value for name, value in given.items()}
+        assert {name: said[name] for name in expected} == {**expected, "eps": 0.2, "eps_start": 0.01}
+        assert said["lr_milestones"] == [2, 3]
+
+    def test_weights_to_begin_with(self, verifix: Callable[..., Any], place: Path) -> None:
+        verifix(*train("--epochs", "1", out="first"))
+        verifix(*train("--epochs", "1", "--weights", "first/last.safetensors", "--lr", "1e-12", out="second"))
+        first, second = (load_file(place / name / "last.safetensors") for name in ("first", "second"))
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, rtol=0, atol=1e-9)
+
+    def test_standard_training(self, verifix: Callable[..., Any], place: Path) -> None:
+        arguments = ["--data", "digits", "--limit", "90", "--epochs", "2", "--method", "none", "--out", "run"]
+        done = verifix("train", "own_networks:net", *arguments)
+        assert (done.status, done.err) == (0, "")
+        assert "perturbation" in done.out and "none" in done.out and "robust error" not in done.out
+        assert log(place / "run")[0]["train"]["robust_error"] is None
+
+    def test_an_exported_program(self, verifix: Callable[..., Any], place: Path) -> None:
+        model = load_model("own_networks:net")
+        shapes = {"input": {0: torch.export.Dim.AUTO}}
+        program = torch.export.export(model, (load("digits").images[:2],), dynamic_shapes=shapes)
+        torch.export.save(program, place / "net.pt2")
+        done = verifix(*train("--mean", "0.3", model="net.pt2"))
+        assert (done.status, done.err) == (0, "")
+        options = ["--weights", "run/best.safetensors", "--mean", "0.3", "--data", "digits", "--limit", "9"]
+        assert verifix("certify", "net.pt2", *options, "--eps", "0.05", "--out", "certified").status == 0
+        before, after = model.state_dict(), load_file(place / "run" / "best.safetensors")
+        assert before.keys() == after.keys() and not torch.equal(before["1.weight"], after["1.weight"])
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--eps", "-0.1"], "eps = -0.1: must be finite"),
+            (["--eps", "x"], "'x' is no number"),
+            (["--norm", "l7"], "norm = 'l7': choose one of linf, l2, l1"),
+            (["--method", "caps"], "method = 'caps': choose one of"),
+            (["--method", "none"], "eps = 0.05: method none trains without perturbations: leave eps out"),
+            (["--box", "0", "0.5"], "inputs outside the box"),
+            (["--eps-schedule", "steep"], "eps_schedule = 'steep': choose one of"),
+            (["--eps-ramp", "9"], "eps_ramp = 9.0: must be at most epochs = 3"),
+            (["--optimiser", "x"], "optimiser = 'x': choose one of adam, sgd"),
+            (["--lr", "0"], "lr = 0.0: must be finite and above 0"),
+            (["--validation", "90"], "validation = 90.0: leaves nothing of 90 examples to train on"),
+            (["--data", "digit"], "data = digit: use digits, mnist:DIR"),
+            (["--device", "cuda:99"], "device = cuda:99: cannot be used here"),
+            (["--weights", "none.pth"], "weights = none.pth: no such file"),
+            (["--epochs", "0"], "'0' is no whole number of at least 1"),
+        ],
+    )
+    def test_one_line_and_nothing_written(
+        self, verifix: Callable[..., Any], place: Path, arguments: list[str], message: str
+    ) -> None:
+        done = verifix(*train(*arguments))
+        assert (done.status, done.out) == (2, "")
+        assert message in done.err and done.err.count("\n") == 1
+        assert not (place / "run").exists()
+
+    def test_no_radius(self, verifix: Callable[..., Any], place: Path) -> None:
+        done = verifix("train", "own_networks:net", "--data", "digits", "--out", "run")
+        assert done.status == 2
+        assert "eps = None: name the radius to train for" in done.err
+
+    def test_a_loss_that_is_not_finite(self, verifix: Callable[..., Any], place: Path) -> None:
+        done = verifix(*train("--lr", "1e30"))
+        assert done.status == 2
+        assert done.err.count("\n") == 1
+        assert "epoch 1, step " in done.err and "lr = 1e+30" in done.err and "run keeps its last checkpoint" in done.err
+        kept = torch.load(place / "run" / "checkpoint.pt", weights_only=True)
+        assert all(bool(torch.isfinite(value).all()) for value in kept["model"].values())
+
+
+class TestKilled:
+    def test_sigkill_at_any_time_changes_no_bit(self, start: Callable[..., subprocess.Popen[str]], place: Path) -> None:
+        how = ["--limit", "200", "--epochs", "5", "--lr", "0.01", "--checkpoint-seconds", "0.02"]
+        whole = start(*train(*how, model="own_networks:deep", out="whole"), cwd=place)
+        assert whole.communicate()[1] == ""
+        dice = random.Random(0)
+        for attempt in range(2):
+            killed = start(*train(*how, "--resume", model="own_networks:deep", out="killed"), cwd=place)
+            while epochs_done(place / "killed") < 1 + 2 * attempt:
+                assert killed.poll() is None, killed.communicate()
+                time.sleep(0.005)
+            time.sleep(dice.random() * 0.2)
+            killed.send_signal(signal.SIGKILL)
+            killed.communicate()
+            assert killed.returncode == -signal.SIGKILL
+        last = start(*train(*how, "--resume", model="own_networks:deep", out="killed"), cwd=place)
+        assert last.communicate()[1] == "" and last.returncode == 0
+        for name in ("best.safetensors", "last.safetensors"):
+            assert (place / "killed" / name).read_bytes() == (place / "whole" / name).read_bytes()
+        assert log(place / "killed") == log(place / "whole")
+
+    def test_sigterm_says_how_to_go_on(self, start: Callable[..., subprocess.Popen[str]], place: Path) -> None:
+        process = start(*train("--epochs", "5000"), cwd=place)
+        while not epochs_done(place / "run"):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.terminate()
+        _, err = process.communicate()
+        assert process.returncode == 130
+        assert "of 5000 epochs are done; run the same with --resume to go on" in err.splitlines()[-1]
+
+
+class TestTorchrun:
+    """Two processes by gloo against one, in float64: what differs is the order in which gradients are summed."""
+
+    def torchrun(self, *args: object, cwd: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command += ["-m", "verifix", *(str(arg) for arg in args)]
+        path = [entry for entry in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")) if entry]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+    def test_two_processes_train_as_one(self, verifix: Callable[..., Any], place: Path) -> None:
+        # batches of 27 are shared as 13 and 14; the last one, of a single example, as none and 1
+        how = ["--dtype", "float64", "--batch", "27", "--validation", "8", "--clip", "0.5", "--epochs", "4"]
+        one = verifix(*train(*how, out="one"))
+        assert one.status == 0
+        two = self.torchrun(*train(*how, out="two"), cwd=place)
+        assert two.returncode == 0, two.stderr
+        assert two.stdout.count("best epoch") == 1  # one process alone speaks
+        for ours, theirs in zip(log(place / "one"), log(place / "two"), strict=True):
+            assert_close(ours, theirs)
+        ours, theirs = (load_file(place / name / "last.safetensors") for name in ("one", "two"))
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-7, atol=1e-9)
+
+    @pytest.mark.slow
+    def test_resumes_and_says_what_is_wrong(self, verifix: Callable[..., Any], place: Path) -> None:
+        done = self.torchrun(*train(), cwd=place)
+        assert done.returncode == 0, done.stderr
+        before = log(place / "run")
+        again = self.torchrun(*train("--resume"), cwd=place)
+        assert again.returncode == 0, again.stderr
+        assert log(place / "run") == before
+        refused = self.torchrun(*train(), cwd=place)
+        assert refused.returncode != 0
+        assert "holds a run already: add --resume" in refused.stderr
+
+
+def assert_close(ours: Any, theirs: Any) -> None:
+    """Equal, but for rounding: sums of gradients in another order differ by some units of 1e-16, which Adam may enlarge
+    by one over its own epsilon (1e-8) where a gradient vanishes; a few steps of 1e-3 cannot make more of that."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert_close(value, theirs[key])
+    else:
+        assert theirs == (pytest.approx(ours, rel=1e-7) if isinstance(ours, float) else ours)
