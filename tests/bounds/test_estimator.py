@@ -67,9 +67,11 @@ def test_methods_take_one() -> None:
         Method("filtered", "same", Estimator("median", 9)),
     )
     assert Method("backward", "same", "median:9").estimator == Estimator("median", 9)  # type: ignore[arg-type]
-    for method in ("ibp", "crown-ibp", "crown", "interval:same", "cap+ibp"):
+    for method in ("ibp", "crown-ibp", "crown", "interval:same", "crown+ibp"):
         with pytest.raises(ValueError, match="nothing to estimate"):
             parse_method(method, "median:9")
         assert parse_method(method, "exact") == parse_method(method)
+    kinds = [method.estimator.kind for method in parse_method("cap+crown+ibp", "geometric")]
+    assert kinds == ["geometric", "exact", "exact"]  # where it fits
     with pytest.raises(TypeError, match="estimator"):
         Method("backward", "same", 50)  # type: ignore[arg-type]

@@ -41,10 +41,9 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(monkeypatch: pytest.Mo
     for memory in (1 << 30, None):
         model = network().double()
         used: list[int] = []
-        per_step = tiles.inputs_per_step
 
         def noted(*arguments: object, used: list[int] = used) -> int:
-            used.append(per_step(*arguments))  # type: ignore[arg-type]
+            used.append(tiles.inputs_per_step(*arguments))  # type: ignore[arg-type]
             return used[-1]
 
         monkeypatch.setattr("verifix.train.loop.inputs_per_step", noted)

@@ -54,12 +54,17 @@ class Method:
                 raise InvalidValue(name, repr(getattr(self, name)), f"choose one of {', '.join(get_args(kind))}")
         if self.slopes == "constant" and self.intermediate != "interval":
             raise InvalidValue("intermediate", repr(self.intermediate), "flat lines (slopes='constant') need interval")
-        if not self.estimator.exact and (self.intermediate == "interval" or self.slopes != "same"):
+        if not self.estimator.exact and not self.estimable:
             raise InvalidValue(
                 "estimator",
                 str(self.estimator),
                 f"has nothing to estimate in {self.intermediate}:{self.slopes}: use cap",
             )
+
+    @property
+    def estimable(self) -> bool:
+        """Whether its hidden bounds have norms that may be estimated: backward passes between parallel lines."""
+        return self.intermediate != "interval" and self.slopes == "same"
 
 
 NAMED: dict[str, Method] = {
@@ -78,10 +83,10 @@ def parse_method(method: MethodLike, estimator: str | Estimator | None = None) -
     A name is one of :data:`NAMED`, or ``intermediate:slopes``.
 
     Args:
-        estimator: replaces that of every method.
+        estimator: replaces that of every method which has something to estimate.
 
     Raises:
-        InvalidValue: for an unknown name, or an estimator that does not fit.
+        InvalidValue: for an unknown name, or where no method has anything to estimate.
 
     >>> [choice.slopes for choice in parse_method("cap+ibp")]
     ['same', 'constant']
@@ -92,7 +97,10 @@ def parse_method(method: MethodLike, estimator: str | Estimator | None = None) -
     """
     if estimator is not None:
         wanted = Estimator.parse(estimator) if isinstance(estimator, str) else estimator
-        return tuple(replace(part, estimator=wanted) for part in parse_method(method))
+        methods = parse_method(method)
+        if not wanted.exact and not any(part.estimable for part in methods):
+            raise InvalidValue("estimator", str(wanted), f"has nothing to estimate in {method}: use cap")
+        return tuple(replace(part, estimator=wanted) if part.estimable else part for part in methods)
     if isinstance(method, Method):
         return (method,)
     if isinstance(method, str):

@@ -107,6 +107,8 @@ class Cascade:
         self.stages = list(stages)
         self.ball = ball
         self.method = parse_method(method)
+        if not all(choice.estimator.exact for choice in self.method):
+            raise InvalidValue("estimator", "one that may fail", "a cascade compares certificates: certify it exactly")
         self.memory = memory
         self._graphs: list[Graph] = []
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from verifix.bounds import Engine, Method, MethodLike, parse_method
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.bounds.tiles import Budget, budget
+from verifix.certify.chance import Tally, may_fail, share_delta
 from verifix.certify.specification import Margins, Specification
 from verifix.certify.verdict import Result, Verdict
 from verifix.errors import InvalidType, InvalidValue
@@ -38,9 +39,9 @@ def certify(
     Returns:
         A :class:`Result`. ``verified`` means that in real arithmetic, for the network with these very weights, every
         margin is positive on the whole set: margins are lowered by a bound on their own rounding error
-        (``bounds.rounding``), and
-        where float32 leaves an input undecided, float64 is asked. An input that the model itself gets wrong is
-        ``falsified``: it is its own counterexample.
+        (``bounds.rounding``), and where float32 leaves an input undecided, float64 is asked. With
+        ``Estimator("geometric")`` it holds with probability at least ``1 - delta`` over the draws, see
+        ``result.confidence``. An input that the model itself gets wrong is ``falsified``: it is its own counterexample.
 
     Raises:
         UnsupportedOperation: the model holds an operation without a rule.
@@ -54,7 +55,7 @@ def certify(
     >>> certify(model, x, y, Ball("linf", eps=0.2), "ibp").verdicts.tolist()
     ['verified', 'unknown']
     """
-    methods = parse_method(method)
+    methods = share_delta(parse_method(method))
     sets = _input_sets(x, inputs)
     graph = model if isinstance(model, Graph) else capture(model, _example(x))
     if len(graph.shape) != 1 or graph.shape[0] < 1:
@@ -65,8 +66,10 @@ def certify(
     specification.check(len(x), graph.shape[0])
 
     with torch.no_grad(), plain_arithmetic():
-        within = budget(graph, [x.dtype] if x.dtype == torch.float64 else [x.dtype, torch.float64], x.device, memory)
-        margins, recomputed = _decide(graph, sets, specification, methods, within)
+        dtypes = [x.dtype] if x.dtype == torch.float64 else [x.dtype, torch.float64]
+        rows = max(choice.estimator.rows_at_once for choice in methods)
+        within, tally = budget(graph, dtypes, x.device, memory, rows), Tally(len(x))
+        margins, recomputed = _decide(graph, sets, specification, methods, within, tally)
         logits = _logits(graph, x, within)
     predictions = logits.argmax(1) if logits.shape[1] else logits.new_zeros(len(x), dtype=torch.int64)
     verdicts = np.full(len(x), Verdict.UNKNOWN.value, dtype="<U9")
@@ -86,6 +89,7 @@ def certify(
         sets,
         methods,
         memory,
+        tally.confidence(),
     )
 
 
@@ -121,12 +125,20 @@ def _example(x: Tensor) -> Tensor:
 
 
 def _decide(
-    graph: Graph, sets: InputSet, specification: Specification, methods: tuple[Method, ...], within: Budget
+    graph: Graph,
+    sets: InputSet,
+    specification: Specification,
+    methods: tuple[Method, ...],
+    within: Budget,
+    tally: Tally,
 ) -> tuple[Tensor, Tensor]:
-    """Margins of every row, and which inputs were decided in float64."""
+    """Margins of every row, and which inputs were decided in float64: at once, where methods may fail."""
+    if sets.center.dtype != torch.float64 and any(map(may_fail, methods)):
+        margins, _ = _decide(graph, sets.to(torch.float64), specification, methods, within, tally)
+        return _round_down(margins, sets.center.dtype), torch.ones(len(sets), dtype=torch.bool, device=margins.device)
     parts, recomputed = [], torch.zeros(len(sets), dtype=torch.bool, device=sets.center.device)
     for tile in within.tiles(len(sets), sets.center.dtype):
-        margins = _margins(graph, sets.select(tile), specification, methods, within.passes, tile)
+        margins = _margins(graph, sets.select(tile), specification, methods, within.passes, tile, tally)
         if sets.center.dtype != torch.float64:
             index = (~(margins > 0).all(1)).nonzero()[:, 0] + tile.start
             for piece in index.split(within.inputs[torch.float64]):
@@ -153,13 +165,17 @@ def _margins(
     methods: tuple[Method, ...],
     memory: int,
     index: slice | Tensor,
+    tally: Tally | None = None,
 ) -> Tensor:
     """Lower bounds of every row over the sets of some inputs, whose numbers are ``index``: ``(n, r)``."""
     rows = specification.rows(index, part.center)
     threshold = specification.threshold(index, part.center)
     best: Tensor | None = None
-    for method in methods:
-        lower, _ = Engine(graph, part, method, memory=memory).rows(graph.output, rows, upper=False)
+    for number, method in enumerate(methods):
+        engine = Engine(graph, part, method, memory=memory)
+        lower, _ = engine.rows(graph.output, rows, upper=False)
+        if tally is not None:
+            tally.add(number, engine.confidence(), index)
         best = lower if best is None else torch.fmax(best, lower)
     if best is None:
         raise InvalidValue("method", methods, "name at least one")

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from verifix._version import __version__
-from verifix.bounds import parse_method
+from verifix.bounds import Estimator, Method, parse_method
 from verifix.bounds.tiles import budget, check_memory
 from verifix.certify.cascade import Answers, Cascade
 from verifix.certify.certify import certify
-from verifix.certify.store import CascadeRecord, Record, RunStore
-from verifix.certify.verdict import Verdict
+from verifix.certify.chance import share_delta
+from verifix.certify.store import CascadeRecord, ChanceRecord, Record, RunStore
+from verifix.certify.verdict import Result, Verdict
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
@@ -66,6 +67,7 @@ def certify_run(
     *,
     out: str | Path,
     method: str = "cap",
+    estimator: Estimator | None = None,
     batch: int = DEFAULT_BATCH,
     memory: int | None = None,
     resume: bool = False,
@@ -85,7 +87,7 @@ def certify_run(
         data: inputs and labels, of the network's floating-point type; :meth:`Dataset.first` limits them.
         ball: the perturbations, one ball around each input.
         out: the run folder, see :mod:`verifix.certify.store`.
-        method, memory: as in :func:`verifix.certify`.
+        method, memory: as in :func:`verifix.certify`; ``estimator`` replaces that of the methods.
         settings, sources: what else to record in ``settings.json``: compared on resume, and not compared.
         progress: called after the folder is opened and after every chunk.
         certifier: decides a chunk, ``certifier(x, y, inputs)``, in place of the engine.
@@ -100,9 +102,10 @@ def certify_run(
     stages = [model] if isinstance(model, nn.Module) else list(model)
     device = next((parameter.device for stage in stages for parameter in stage.parameters()), torch.device("cpu"))
     memory = check_memory(memory, device)
-    parse_method(method)  # refuses names that it does not know
-    cascade = None if isinstance(model, nn.Module) else Cascade(model, ball, method, memory=memory)
-    resolved = dict(settings or {}) | _settings(model, data, ball, method, batch)
+    methods = parse_method(method, estimator)  # refuses names that it does not know
+    share_delta(methods)  # refuses estimates
+    cascade = None if isinstance(model, nn.Module) else Cascade(model, ball, methods, memory=memory)
+    resolved = dict(settings or {}) | _settings(model, data, ball, method, estimator, batch)
     # refuses inputs outside the box, all at once and before anything is written
     inputs = (ball if cascade is None else cascade).around(data.images)
     example = data.images[:2].to(device)
@@ -110,7 +113,7 @@ def certify_run(
         probe(stage, example, data.classes, resolved.get("model"))
     if certifier is None:
         certifier = (
-            _engine(stages[0], example, method, memory) if cascade is None else _by_stages(cascade, example, memory)
+            _engine(stages[0], example, methods, memory) if cascade is None else _by_stages(cascade, example, memory)
         )
     job = _Job(data, inputs, certifier, batch, device, progress or _silent)
     with RunStore(out, resolved, sources=sources, environment=_environment(device, memory), resume=resume) as store:
@@ -156,6 +159,13 @@ class _Job:
             Record(part.start + offset, label, prediction, str(verdict), margin if math.isfinite(margin) else None)
             for offset, (label, prediction, verdict, margin) in enumerate(zip(*columns, strict=True))
         ]
+        confidence = decided.confidence if isinstance(decided, Result) else None
+        if confidence is not None:
+            delta, k, m, counts = confidence.delta, confidence.k, confidence.groups, confidence.estimates.tolist()
+            return [
+                ChanceRecord(**vars(record), delta=delta, k=k, m=m, estimates=count)
+                for record, count in zip(records, counts, strict=True)
+            ]
         if not isinstance(decided, Answers):
             return records
         stages = [stage if stage >= 0 else None for stage in decided.stages.tolist()]
@@ -166,12 +176,12 @@ class _Job:
         self.progress(Progress(store.decided, total, verified))
 
 
-def _engine(model: nn.Module, example: Tensor, method: str, memory: int) -> Certifier:
+def _engine(model: nn.Module, example: Tensor, methods: tuple[Method, ...], memory: int) -> Certifier:
     graph = capture(model, example)
-    _check_budget(graph, example, memory)
+    _check_budget(graph, example, memory, max(method.estimator.rows_at_once for method in methods))
 
     def decide(x: Tensor, y: Tensor, inputs: InputSet) -> Decided:
-        return certify(graph, x, y, inputs, method=method, memory=memory)
+        return certify(graph, x, y, inputs, method=methods, memory=memory)
 
     return decide
 
@@ -186,9 +196,9 @@ def _by_stages(cascade: Cascade, example: Tensor, memory: int) -> Certifier:
     return decide
 
 
-def _check_budget(graph: Graph, example: Tensor, memory: int) -> None:
+def _check_budget(graph: Graph, example: Tensor, memory: int, rows: int = 0) -> None:
     """Refuse a budget that is too small."""
-    budget(graph, sorted({example.dtype, torch.float64}, key=str), example.device, memory)
+    budget(graph, sorted({example.dtype, torch.float64}, key=str), example.device, memory, rows)
 
 
 def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,6 +215,7 @@ def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]
     n = len(records)
     verdicts = dict.fromkeys(("verified", "falsified", "unknown", "timeout", "error"), 0)
     verdicts |= Counter(record.verdict for record in records)
+    chances = [record for record in records if isinstance(record, ChanceRecord)]
     by_stages = [record for record in records if isinstance(record, CascadeRecord)]
     cascade = _summary_of_cascade(by_stages, settings["stages"]) if by_stages else {}
     return {
@@ -213,12 +224,28 @@ def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]
         "certified_error": (n - verdicts["verified"]) / n,
         "verdicts": verdicts,
         **cascade,
+        **({"confidence": _confidence(chances)} if chances else {}),
         "method": settings["method"],
         "norm": settings["norm"],
         "eps": settings["eps"],
         "seconds": seconds,
         **_versions(),
         "settings": dict(settings),
+    }
+
+
+def _confidence(records: Sequence[ChanceRecord]) -> dict[str, Any]:
+    """With which probability certificates hold: each by itself, and all of them together."""
+    verified = [record for record in records if record.verdict == Verdict.VERIFIED]
+    failing = [record for record in verified if record.estimates]
+    return {
+        "delta": max(record.delta for record in records),
+        "k": max(record.k for record in records),
+        "m": max(record.m for record in records),
+        "estimates": sum(record.estimates for record in records),
+        "most_estimates": max(record.estimates for record in records),
+        "certain": len(verified) - len(failing),
+        "delta_of_all": min(1.0, math.fsum(record.delta for record in failing)),
     }
 
 
@@ -249,14 +276,23 @@ def _summary_of_cascade(records: Sequence[CascadeRecord], stages: int) -> dict[s
 
 
 def _settings(
-    model: nn.Module | Sequence[nn.Module], data: Dataset, ball: Ball, method: str, batch: int
+    model: nn.Module | Sequence[nn.Module],
+    data: Dataset,
+    ball: Ball,
+    method: str,
+    estimator: Estimator | None,
+    batch: int,
 ) -> dict[str, Any]:
     if isinstance(model, nn.Module):
         network: dict[str, Any] = {"parameters_sha256": fingerprint(model)}
     else:
         network = {"stages": len(model), "parameters_sha256": fingerprint(nn.ModuleList(model))}
+    chance = {}
+    if estimator is not None and not estimator.exact:
+        chance = {"estimator": str(estimator), "delta": estimator.delta, "estimator_seed": estimator.seed}
     return {
         **network,
+        **chance,
         "data": f"{data.name}:{data.split}",
         "data_sha256": data.digest(),
         "limit": len(data),

@@ -40,6 +40,17 @@ class Record:
 
 
 @dataclass(frozen=True)
+class ChanceRecord(Record):
+    """The same by bounds that may fail: with probability at most ``delta``, over ``estimates`` norms that were
+    estimated from ``k`` random rows each, in ``m`` groups."""
+
+    delta: float
+    k: int
+    m: int
+    estimates: int
+
+
+@dataclass(frozen=True)
 class CascadeRecord(Record):
     """What a cascade decided: ``stage`` is the first that certifies its own prediction, None where none does.
 
@@ -187,7 +198,8 @@ def _parse(content: bytes, path: Path) -> list[Record]:
     for number, line in enumerate(content.splitlines()):
         try:
             fields = json.loads(line)
-            record = (CascadeRecord if "stage" in fields else Record)(**fields)
+            kind = CascadeRecord if "stage" in fields else ChanceRecord if "delta" in fields else Record
+            record = kind(**fields)
             if record.index != number:
                 raise ValueError(f"has index {record.index}, expected {number}")
         except (ValueError, TypeError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifix.bounds import Method, bounds
+from verifix.bounds import Confidence, Method, bounds
 from verifix.graph import Graph
 from verifix.sets import InputSet
 
@@ -38,6 +38,7 @@ class Result:
             - f_j`` (infinite at ``j = y``), or ``(n, r)`` of the rows of the specification.
         predictions: the model's own class for each input, ``(n,)``.
         recomputed: which inputs float32 left undecided, so that float64 decided, ``(n,)``.
+        confidence: with which probability each verdict ``verified`` holds; None where it holds surely.
         counterexamples: for each falsified input, by index, a point of its set that was run through the model.
     """
 
@@ -50,6 +51,7 @@ class Result:
     inputs: InputSet = field(repr=False)
     methods: Sequence[Method] = field(repr=False)
     memory: int | None = field(default=None, repr=False)
+    confidence: Confidence | None = None
 
     @property
     def margin(self) -> Tensor:

@@ -21,6 +21,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     options.add_eps(parser)
     options.add_norm(parser)
     options.add_method(parser)
+    options.add_estimator(parser)
+    parser.add_argument(
+        "--delta",
+        type=options.number,
+        metavar="P",
+        help="with geometric: how likely a certificate may be wrong, by its draws (default: 0.01)",
+    )
     options.add_run(parser)
     options.add_common(parser)
 
@@ -32,13 +39,15 @@ def run(args: argparse.Namespace) -> int:
         UserError: wrong input, before anything is written.
         RunInterrupted: stopped by the user.
     """
-    from verifix.bounds import parse_method
+    from verifix.bounds import Estimator, parse_method
+    from verifix.certify.chance import share_delta
     from verifix.certify.run import certify_run
     from verifix.cli.show import progress_meter, show_summary
 
     device = options.apply_common(args)
     ball = options.make_ball(args, args.eps)
-    parse_method(args.method)
+    estimator = Estimator.parse(args.estimator, delta=args.delta, seed=args.seed)
+    share_delta(parse_method(args.method, estimator))
     data = options.load_data(args)
     model = options.load_cascade(args, data, device) or options.load_network(args, data, device)
     with progress_meter() as progress:
@@ -48,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
             ball,
             out=args.out,
             method=args.method,
+            estimator=estimator,
             batch=args.batch,
             memory=args.memory,
             resume=args.resume,

@@ -67,6 +67,7 @@ def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
         "clean error": f"{summary['clean_error']:.2%}",
         "certified error": f"{summary['certified_error']:.2%}",
         **_rows_of_cascade(summary),
+        **_rows_of_confidence(summary),
         **{verdict: str(count) for verdict, count in summary["verdicts"].items() if count},
         "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
         "results": out,
@@ -92,4 +93,17 @@ def _rows_of_cascade(summary: Mapping[str, Any]) -> dict[str, str]:
         "stagewise error": f"{summary['stagewise_error']:.2%} (as published; the clean input chooses the stage)",
         "abstained": f"{summary['abstained']:.2%}",
         **rows,
+    }
+
+
+def _rows_of_confidence(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What the summary has beside the rest where certificates may fail."""
+    if "confidence" not in summary:
+        return {}
+    found = summary["confidence"]
+    groups = f", m = {found['m']}" if found["m"] > 1 else ""
+    return {
+        "confidence": f"each certificate holds with probability at least {1 - found['delta']:.6g}, all together with "
+        f"{1 - found['delta_of_all']:.6g}; {found['certain']} hold surely",
+        "estimates": f"{found['estimates']}, at most {found['most_estimates']} for one input, k = {found['k']}{groups}",
     }
