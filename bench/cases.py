@@ -208,6 +208,7 @@ MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 CASES: dict[str, Callable[[], Case]] = {
     "mnist-small-published": published_mnist,
     "cifar-small-published": published_cifar,
+    "mnist-small": lambda: random_weights("mnist-small", zoo.mnist_small, MNIST, 0.1),
     "dense-9": lambda: random_weights("dense-9", dense_9, MNIST, 0.01),
     "mnist-large": lambda: random_weights("mnist-large", zoo.mnist_large, MNIST, 0.1),
     "cifar-large": lambda: random_weights("cifar-large", zoo.cifar_large, CIFAR, 2 / 255),

@@ -53,6 +53,7 @@ def _field(name: str) -> int:
 def main(arguments: list[str]) -> dict[str, float]:
     from bench.cases import CASES, Case
     from bench.peers import convex_adversarial_margins, convex_adversarial_resnet
+    from bench.steps import Step, convex_adversarial_step
     from verifix import certify
 
     name, side, *numbers = arguments
@@ -63,6 +64,12 @@ def main(arguments: list[str]) -> dict[str, float]:
 
     def run(this: Case, first: int, last: int) -> None:
         x, y = this.x[first:last], this.y[first:last]
+        if side == "verifix.step":
+            Step(this)(x, y, 0)
+            return
+        if side == "convex_adversarial.step":
+            convex_adversarial_step(this.model, x, y, this.eps)
+            return
         if side == "verifix":
             certify(this.graph, x, y, this.ball, "cap", memory=memory or None)
             return

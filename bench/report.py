@@ -14,6 +14,7 @@ Written by `make bench`; do not edit. Sides of a case take turns within one run;
 rounds in which other programs took the smallest share of the processors (column *others*). Read ratios, not
 milliseconds: where that share is not near zero, its noise is in every number. `README.md` explains the columns.
 """
+_NOTED = {"largest_over_smallest", "peer", "exponent"}
 COLUMNS = (
     "case", "method", "inputs", "threads", "side", "ms per input (IQR)", "ratio", "of minima", "error", "lowered by",
     "share of matrix rate", "peak growth, MB", "others",
@@ -51,7 +52,7 @@ def _markdown(results: dict[str, Any]) -> str:
         cases = [case for case in results["cases"] if case["table"] == table]
         parts.append(f"## {table[0].upper()}{table[1:]}\n")
         parts.append(_table(cases))
-        parts += [f"{_note(case)}\n" for case in cases if "largest_over_smallest" in case or "peer" in case]
+        parts += [f"{_note(case)}\n" for case in cases if _NOTED & case.keys()]
         rates = sorted(case["matrix_gflops"] for case in cases)
         copies = sorted(case["copy_gbytes_per_second"] for case in cases)
         parts.append(
@@ -62,6 +63,12 @@ def _markdown(results: dict[str, Any]) -> str:
 
 
 def _note(case: dict[str, Any]) -> str:
+    if "exponent" in case:
+        costs = ", ".join(f"{cost:.3g} ({name})" for name, cost in case["microseconds_per_unit"].items())
+        return (
+            f"{case['name']}: time grows as the number of hidden units to the power of {case['exponent']:.2f}; "
+            f"microseconds per unit and input: {costs}."
+        )
     if "peer" in case:
         peer = case["peer"]
         if isinstance(peer, str):

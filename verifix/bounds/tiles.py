@@ -120,7 +120,9 @@ def inputs_per_step(
     room = (
         total - HEAP - TRAINED_WEIGHTS * sum(_numbers(node.operation) for node in graph.nodes.values()) * _size(dtype)
     )
-    needed = TRAINED * max(rows, ROWS) * _entries(graph) * _size(dtype)
+    copied = [node for node in graph.nodes.values() if not getattr(node.operation, "reshape_only", False)]
+    entries = math.prod(graph.input_shape) + sum(math.prod(node.shape) for node in copied)
+    needed = TRAINED * max(rows, ROWS) * entries * _size(dtype)
     if room < needed:
         raise InvalidValue(
             "memory", total, f"a training step needs at least {total - room + needed} bytes for one input"
