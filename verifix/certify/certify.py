@@ -57,11 +57,7 @@ def certify(
     """
     methods = share_delta(parse_method(method))
     sets = _input_sets(x, inputs)
-    graph = model if isinstance(model, Graph) else capture(model, _example(x))
-    if len(graph.shape) != 1 or graph.shape[0] < 1:
-        raise InvalidValue(
-            "model", f"output of shape (n, {', '.join(map(str, graph.shape))})", "must return logits (n, classes)"
-        )
+    graph = classifier(model, x)
     specification = y if isinstance(y, Specification) else Margins(y, graph.shape[0])
     specification.check(len(x), graph.shape[0])
 
@@ -70,7 +66,7 @@ def certify(
         rows = max(choice.estimator.rows_at_once for choice in methods)
         within, tally = budget(graph, dtypes, x.device, memory, rows), Tally(len(x))
         margins, recomputed = _decide(graph, sets, specification, methods, within, tally)
-        logits = _logits(graph, x, within)
+        logits = logits_at_test_time(graph, x, within)
     predictions = logits.argmax(1) if logits.shape[1] else logits.new_zeros(len(x), dtype=torch.int64)
     verdicts = np.full(len(x), Verdict.UNKNOWN.value, dtype="<U9")
     proved = (margins > 0).all(1)
@@ -96,7 +92,7 @@ def certify(
 def predict(graph: Graph, x: Tensor, memory: int | None = None) -> Tensor:
     """The class that the original model gives each input, ``(n,)``, computed within a byte budget."""
     with torch.no_grad(), plain_arithmetic():
-        logits = _logits(graph, x, budget(graph, [x.dtype], x.device, memory))
+        logits = logits_at_test_time(graph, x, budget(graph, [x.dtype], x.device, memory))
     return logits.argmax(1)
 
 
@@ -120,8 +116,15 @@ def _input_sets(x: Tensor, inputs: Ball | InputSet) -> InputSet:
     return inputs
 
 
-def _example(x: Tensor) -> Tensor:
-    return x[:2] if len(x) else x.new_zeros(1, *x.shape[1:])
+def classifier(model: nn.Module | Graph, x: Tensor) -> Graph:
+    """The graph of a model that returns logits for inputs such as these."""
+    example = x[:2] if len(x) else x.new_zeros(1, *x.shape[1:])
+    graph = model if isinstance(model, Graph) else capture(model, example)
+    if len(graph.shape) != 1 or graph.shape[0] < 1:
+        raise InvalidValue(
+            "model", f"output of shape (n, {', '.join(map(str, graph.shape))})", "must return logits (n, classes)"
+        )
+    return graph
 
 
 def _decide(
@@ -138,12 +141,12 @@ def _decide(
         return _round_down(margins, sets.center.dtype), torch.ones(len(sets), dtype=torch.bool, device=margins.device)
     parts, recomputed = [], torch.zeros(len(sets), dtype=torch.bool, device=sets.center.device)
     for tile in within.tiles(len(sets), sets.center.dtype):
-        margins = _margins(graph, sets.select(tile), specification, methods, within.passes, tile, tally)
+        margins = lower_margins(graph, sets.select(tile), specification, methods, within.passes, tile, tally)
         if sets.center.dtype != torch.float64:
             index = (~(margins > 0).all(1)).nonzero()[:, 0] + tile.start
             for piece in index.split(within.inputs[torch.float64]):
                 doubled = sets.select(piece).to(torch.float64)
-                exact = _margins(graph, doubled, specification, methods, within.passes, piece)
+                exact = lower_margins(graph, doubled, specification, methods, within.passes, piece)
                 margins[piece - tile.start] = _round_down(exact, margins.dtype)
             recomputed[index] = True
         parts.append(margins)
@@ -158,7 +161,7 @@ def _round_down(exact: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(short.double() > exact, torch.nextafter(short, torch.full_like(short, -torch.inf)), short)
 
 
-def _margins(
+def lower_margins(
     graph: Graph,
     part: InputSet,
     specification: Specification,
@@ -184,7 +187,7 @@ def _margins(
     return torch.where(threshold == 0, total, total - 2 * torch.finfo(total.dtype).eps * (best.abs() + threshold.abs()))
 
 
-def _logits(graph: Graph, x: Tensor, within: Budget) -> Tensor:
+def logits_at_test_time(graph: Graph, x: Tensor, within: Budget) -> Tensor:
     """What the original model says of the inputs themselves, at test time."""
     model = graph.model
     flags = [] if model is None else [(module, module.training) for module in model.modules()]

@@ -22,7 +22,7 @@ from verifix.bounds.tiles import budget, check_memory
 from verifix.certify.cascade import Answers, Cascade
 from verifix.certify.certify import certify
 from verifix.certify.chance import share_delta
-from verifix.certify.store import CascadeRecord, ChanceRecord, Record, RunStore
+from verifix.certify.store import CascadeRecord, ChanceRecord, R, Record, RunStore
 from verifix.certify.verdict import Result, Verdict
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
@@ -58,6 +58,7 @@ class Decided(Protocol):
 
 
 Certifier = Callable[[Tensor, Tensor, InputSet], Decided]
+Summariser = Callable[[list[Record], float, Mapping[str, Any]], dict[str, Any]]
 
 
 def certify_run(
@@ -75,6 +76,7 @@ def certify_run(
     sources: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
     certifier: Certifier | None = None,
+    summariser: Summariser | None = None,
 ) -> dict[str, Any]:
     """Certify every input of ``data`` and return the summary; a run that was killed continues with ``resume=True``.
 
@@ -91,6 +93,7 @@ def certify_run(
         settings, sources: what else to record in ``settings.json``: compared on resume, and not compared.
         progress: called after the folder is opened and after every chunk.
         certifier: decides a chunk, ``certifier(x, y, inputs)``, in place of the engine.
+        summariser: makes the summary, in place of :func:`summarise`.
 
     Raises:
         UserError: an operation that is not supported, a network that is no classifier of the data, inputs outside the
@@ -105,7 +108,7 @@ def certify_run(
     methods = parse_method(method, estimator)  # refuses names that it does not know
     share_delta(methods)  # refuses estimates
     cascade = None if isinstance(model, nn.Module) else Cascade(model, ball, methods, memory=memory)
-    resolved = dict(settings or {}) | _settings(model, data, ball, method, estimator, batch)
+    resolved = dict(settings or {}) | run_settings(model, data, ball, method, estimator, batch)
     # refuses inputs outside the box, all at once and before anything is written
     inputs = (ball if cascade is None else cascade).around(data.images)
     example = data.images[:2].to(device)
@@ -115,17 +118,38 @@ def certify_run(
         certifier = (
             _engine(stages[0], example, methods, memory) if cascade is None else _by_stages(cascade, example, memory)
         )
-    job = _Job(data, inputs, certifier, batch, device, progress or _silent)
-    with RunStore(out, resolved, sources=sources, environment=_environment(device, memory), resume=resume) as store:
-        try:
-            job.decide(store)
-            summary = summarise(store.records, store.seconds(), store.settings)
-            store.write_summary(summary)
-        except KeyboardInterrupt:
-            remedy = (
-                f"{store.decided} of {len(data)} inputs are decided; run the same command with --resume to continue"
-            )
-            raise RunInterrupted(f"{store.folder}: {remedy}") from None
+    job = _Job(data, inputs, certifier, device, progress or silent)
+    where = environment(device, memory)
+    with RunStore(out, resolved, Record, sources=sources, environment=where, resume=resume) as store:
+        return complete(store, len(data), batch, job.decide, job.show, summariser or summarise)
+
+
+def complete(
+    store: RunStore[R],
+    total: int,
+    batch: int,
+    decide: Callable[[slice], list[R]],
+    show: Callable[[list[R], int], None],
+    summarise: Callable[[list[R], float, Mapping[str, Any]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Decide what ``store`` does not hold yet, chunk by chunk, then write its summary and return it.
+
+    Raises:
+        RunInterrupted: on ``KeyboardInterrupt``.
+    """
+    try:
+        show(store.records, total)
+        while store.decided < total:
+            start = store.decided - store.decided % batch
+            began = time.perf_counter()
+            records = decide(slice(start, min(start + batch, total)))
+            store.append(records, time.perf_counter() - began)
+            show(store.records, total)
+        summary = summarise(store.records, store.seconds(), store.settings)
+        store.write_summary(summary)
+    except KeyboardInterrupt:
+        remedy = f"{store.decided} of {total} inputs are decided; run the same command with --resume to continue"
+        raise RunInterrupted(f"{store.folder}: {remedy}") from None
     return summary
 
 
@@ -134,22 +158,11 @@ class _Job:
     data: Dataset
     inputs: InputSet
     certifier: Certifier
-    batch: int
     device: torch.device
     progress: Callable[[Progress], None]
 
-    def decide(self, store: RunStore) -> None:
-        """Decide what ``store`` does not hold yet, chunk by chunk."""
-        total = len(self.data)
-        self._show(store, total)
-        while store.decided < total:
-            start = store.decided - store.decided % self.batch
-            began = time.perf_counter()
-            records = self._chunk(slice(start, min(start + self.batch, total)))
-            store.append(records, time.perf_counter() - began)
-            self._show(store, total)
-
-    def _chunk(self, part: slice) -> list[Record]:
+    def decide(self, part: slice) -> list[Record]:
+        """Decide the inputs of one chunk."""
         labels = self.data.labels[part]
         with torch.no_grad():
             x, y = self.data.images[part].to(self.device), labels.to(self.device)
@@ -171,14 +184,21 @@ class _Job:
         stages = [stage if stage >= 0 else None for stage in decided.stages.tolist()]
         return [CascadeRecord(**vars(record), stage=stage) for record, stage in zip(records, stages, strict=True)]
 
-    def _show(self, store: RunStore, total: int) -> None:
-        verified = sum(record.verdict == "verified" for record in store.records)
-        self.progress(Progress(store.decided, total, verified))
+    def show(self, records: list[Record], total: int) -> None:
+        """Say how far the run is."""
+        verified = sum(record.verdict == "verified" for record in records)
+        self.progress(Progress(len(records), total, verified))
+
+
+def graph_within(model: nn.Module, example: Tensor, memory: int, methods: tuple[Method, ...]) -> Graph:
+    """The graph of a network, for which the budget suffices."""
+    graph = capture(model, example)
+    _check_budget(graph, example, memory, max(method.estimator.rows_at_once for method in methods))
+    return graph
 
 
 def _engine(model: nn.Module, example: Tensor, methods: tuple[Method, ...], memory: int) -> Certifier:
-    graph = capture(model, example)
-    _check_budget(graph, example, memory, max(method.estimator.rows_at_once for method in methods))
+    graph = graph_within(model, example, memory, methods)
 
     def decide(x: Tensor, y: Tensor, inputs: InputSet) -> Decided:
         return certify(graph, x, y, inputs, method=methods, memory=memory)
@@ -229,7 +249,7 @@ def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]
         "norm": settings["norm"],
         "eps": settings["eps"],
         "seconds": seconds,
-        **_versions(),
+        **versions(),
         "settings": dict(settings),
     }
 
@@ -275,7 +295,7 @@ def _summary_of_cascade(records: Sequence[CascadeRecord], stages: int) -> dict[s
     return {"stagewise_error": errors / n, "abstained": abstained / n, "stages": counts}
 
 
-def _settings(
+def run_settings(
     model: nn.Module | Sequence[nn.Module],
     data: Dataset,
     ball: Ball,
@@ -283,6 +303,7 @@ def _settings(
     estimator: Estimator | None,
     batch: int,
 ) -> dict[str, Any]:
+    """Everything of the library's arguments that decides results: what must be the same on resume."""
     if isinstance(model, nn.Module):
         network: dict[str, Any] = {"parameters_sha256": fingerprint(model)}
     else:
@@ -309,15 +330,17 @@ def _plain(value: float | Tensor) -> Any:
     return value.tolist() if isinstance(value, Tensor) else float(value)
 
 
-def _environment(device: torch.device, memory: int) -> dict[str, Any]:
+def environment(device: torch.device, memory: int) -> dict[str, Any]:
+    """What ``sessions.jsonl`` says of a process."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     where = {"device": str(device), "threads": torch.get_num_threads(), "memory": memory}
-    return {"started": started, **_versions(), "python": platform.python_version(), **where}
+    return {"started": started, **versions(), "python": platform.python_version(), **where}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Which releases decided."""
     return {"verifix": __version__, "torch": torch.__version__}
 
 
-def _silent(progress: Progress) -> None:
+def silent(progress: Progress) -> None:
     """Show nothing."""

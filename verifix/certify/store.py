@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from verifix.errors import InvalidValue
 from verifix.files import make_folder, remove_empty, write_json
@@ -29,10 +29,16 @@ _ABSENT = "absent"
 
 
 @dataclass(frozen=True)
-class Record:
-    """What was decided for one input; ``margin`` bounds every ``f_label - f_j`` from below, None if not finite."""
+class Decision:
+    """What was decided for one input: one line of ``results.jsonl``; each kind of run has its own."""
 
     index: int
+
+
+@dataclass(frozen=True)
+class Record(Decision):
+    """What a certification says; ``margin`` bounds every ``f_label - f_j`` from below, None if not finite."""
+
     label: int
     prediction: int
     verdict: str
@@ -61,12 +67,16 @@ class CascadeRecord(Record):
     stage: int | None
 
 
-class RunStore:
+R = TypeVar("R", bound=Decision)
+
+
+class RunStore(Generic[R]):
     """A run folder, opened by one process at a time; use it as a context manager.
 
     Args:
         folder: made if it is not there.
         settings: everything that decides the results, as JSON values.
+        record: the dataclass of a line of results; lines of the kinds of :class:`Record` tell theirs themselves.
         sources: paths and names for the reader, recorded and never compared.
         environment: of this process, recorded and never compared.
         resume: continue the results that are there; a folder without any is started afresh either way.
@@ -81,6 +91,7 @@ class RunStore:
         self,
         folder: str | Path,
         settings: Mapping[str, Any],
+        record: type[R] = Record,  # type: ignore[assignment]  # what R is where nothing is said
         *,
         sources: Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | None = None,
@@ -88,6 +99,7 @@ class RunStore:
     ) -> None:
         self.folder = Path(folder)
         self.settings: dict[str, Any] = json.loads(_dump(settings))
+        self._record = record
         created = make_folder(self.folder)
         with ExitStack() as files:
             try:
@@ -104,7 +116,7 @@ class RunStore:
         self._results = self._open_file(files, "results.jsonl")
         fcntl.flock(self._results, fcntl.LOCK_EX | fcntl.LOCK_NB)
         whole = _whole_lines(self._read("results.jsonl"))
-        self.records = _parse(whole, self.folder / "results.jsonl")
+        self.records = _parse(whole, self.folder / "results.jsonl", self._record)
         if self.records:
             self._require_same(resume)
         else:
@@ -116,7 +128,7 @@ class RunStore:
             os.truncate(file, len(_whole_lines(self._read(name))) if self.records else 0)
         _append(sessions, _dump({"first": self.decided, **environment}) + "\n")
 
-    def __enter__(self) -> RunStore:
+    def __enter__(self) -> RunStore[R]:
         return self
 
     def __exit__(
@@ -133,7 +145,7 @@ class RunStore:
         """How many inputs are decided: those with index 0 up to this number."""
         return len(self.records)
 
-    def append(self, records: Iterable[Record], seconds: float) -> None:
+    def append(self, records: Iterable[R], seconds: float) -> None:
         """Add those of a chunk's records that are not there yet, and what the chunk took; both are on disk on return.
 
         The seconds go first: a process killed in between has then spent them, and computes the chunk again.
@@ -193,13 +205,13 @@ def _whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _parse(content: bytes, path: Path) -> list[Record]:
-    records: list[Record] = []
+def _parse(content: bytes, path: Path, wanted: type[R]) -> list[R]:
+    records: list[R] = []
     for number, line in enumerate(content.splitlines()):
         try:
             fields = json.loads(line)
             kind = CascadeRecord if "stage" in fields else ChanceRecord if "delta" in fields else Record
-            record = kind(**fields)
+            record = cast(type[R], kind)(**fields) if issubclass(Record, wanted) else wanted(**fields)
             if record.index != number:
                 raise ValueError(f"has index {record.index}, expected {number}")
         except (ValueError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,17 +21,22 @@ EVERY = 10.0
 
 
 @contextmanager
-def progress_meter() -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr where that is a terminal, else a plain line about every ten seconds."""
+def progress_meter(command: str = "certify", found: str = "verified") -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr where that is a terminal, else a plain line about every ten seconds.
+
+    Args:
+        command: stands in front of the bar.
+        found: what the verified inputs are called.
+    """
     if not sys.stderr.isatty():
-        yield _plain_meter()
+        yield _plain_meter(found)
         return
-    columns = (TextColumn("certify"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn(command), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bar = Bar(*columns, TextColumn("{task.fields[verified]}"), console=Console(stderr=True), transient=True)
     task = bar.add_task("", total=None, verified="")
 
     def show(progress: Progress) -> None:
-        bar.update(task, completed=progress.done, total=progress.total, verified=_verified(progress))
+        bar.update(task, completed=progress.done, total=progress.total, verified=_fraction(progress, found))
         bar.start()  # not before: an error that comes first has its line for itself
 
     try:
@@ -39,45 +45,68 @@ def progress_meter() -> Iterator[Callable[[Progress], None]]:
         bar.stop()
 
 
-def _plain_meter() -> Callable[[Progress], None]:
+def _plain_meter(found: str) -> Callable[[Progress], None]:
     last = time.monotonic()
 
     def show(progress: Progress) -> None:
         nonlocal last
         if time.monotonic() - last >= EVERY:
             last = time.monotonic()
-            print(f"{progress.done} of {progress.total} decided, {_verified(progress)}", file=sys.stderr, flush=True)
+            print(
+                f"{progress.done} of {progress.total} decided, {_fraction(progress, found)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return show
 
 
-def _verified(progress: Progress) -> str:
-    return f"{progress.verified / max(progress.done, 1):.2%} verified"
+def _fraction(progress: Progress, found: str) -> str:
+    return f"{progress.verified / max(progress.done, 1):.2%} {found}"
 
 
 def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
-    """Print the table of a finished run."""
-    settings, n = summary["settings"], summary["n"]
-    box = settings["box"]
-    within = f" within [{box[0]:g}, {box[1]:g}]" if box else ""
+    """Print the table of a finished certification."""
     rows = {
-        "perturbation": f"{summary['norm']} ball of radius {summary['eps']:.6g}{within}",
-        "method": summary["method"],
-        "inputs": f"{n} ({note})" if note else str(n),
         "clean error": f"{summary['clean_error']:.2%}",
         "certified error": f"{summary['certified_error']:.2%}",
         **_rows_of_cascade(summary),
         **_rows_of_confidence(summary),
         **{verdict: str(count) for verdict, count in summary["verdicts"].items() if count},
+    }
+    show_table(summary, f"{summary['norm']} ball of radius {summary['eps']:.6g}", rows, out, note)
+
+
+def show_table(
+    summary: Mapping[str, Any], perturbation: str, rows: Mapping[str, str], out: str, note: str = ""
+) -> None:
+    """Print the table of a finished run: what every summary has, and some rows of its own."""
+    settings, n = summary["settings"], summary["n"]
+    box = settings["box"]
+    within = f" within [{box[0]:g}, {box[1]:g}]" if box else ""
+    everything = {
+        "perturbation": f"{perturbation}{within}",
+        "method": summary["method"],
+        "inputs": f"{n} ({note})" if note else str(n),
+        **rows,
         "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
         "results": out,
     }
     table = Table(title=Text(f"{settings['model']} on {settings['data']}"), title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows.items():
+    for name, value in everything.items():
         table.add_row(name, Text(value))
     Console().print(table)
+
+
+def rounded_down(value: float, digits: int = 5) -> str:
+    """A radius in a few digits that is none larger.
+
+    >>> rounded_down(0.11999996), rounded_down(0.5), rounded_down(0.0)
+    ('0.11999', '0.5', '0')
+    """
+    return f"{decimal.Context(prec=digits, rounding=decimal.ROUND_FLOOR).create_decimal_from_float(value):g}"
 
 
 def _rows_of_cascade(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -221,6 +221,11 @@ class LpBall(InputSet):
         box = None if self.box is None else (_pick(self.box[0], index), _pick(self.box[1], index))
         return self._copy(self._center[index], _pick(self.eps, index), box)
 
+    def with_eps(self, eps: Tensor) -> LpBall:
+        """The balls of other radii, ``(n,)`` float64, around the same inputs."""
+        eps = _broadcast_eps(eps.to(self._center.device), self._center)
+        return self._copy(self._center, eps, self.box)
+
     def to(self, target: torch.dtype | torch.device) -> LpBall:
         if isinstance(target, torch.dtype):
             return self._copy(self._center.to(target), self.eps, self.box)
