@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from verifix.errors import UserError
+from verifix.errors import InvalidValue, UserError
 
 T = TypeVar("T")
 
@@ -85,13 +85,21 @@ def joined(device: str) -> Iterator[str]:
     """Join the group that ``torchrun`` made, where it started this process; the device of this process.
 
     On CPU the processes talk by gloo; of several GPUs each process gets its own, and they talk by NCCL.
+
+    Raises:
+        InvalidValue: more processes than GPUs.
     """
+    gpu = device == "cuda" and torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield device
         return
-    gpu = device == "cuda"
     if gpu:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= count:
+            raise InvalidValue(
+                "nproc-per-node", f"{local + 1} or more", f"there are {count} GPUs, one for each process"
+            )
+        device = f"cuda:{local}"
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if gpu else "gloo")
     try:

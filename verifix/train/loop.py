@@ -122,8 +122,8 @@ def train(
         raise InvalidType("data", data, "a verifix.data.Dataset")
     rest, held_out = (data, validation) if validation is not None else hold_out(data, settings)
     for part in (rest, held_out):
-        if part is not None:
-            settings.ball().around(part.images)  # refuses inputs outside the box, all at once
+        for x in () if part is None else part.images.split(1000):
+            settings.ball().around(x)  # refuses inputs outside the box, before anything is written
     model.eval()
     trainer = _Trainer(model, rest, held_out, settings, saved or model)
     group = trainer.group
