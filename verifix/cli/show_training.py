@@ -66,7 +66,7 @@ def show_training(result: Training, settings: TrainSettings, args: argparse.Name
         "perturbation": "none"
         if settings.standard
         else f"{settings.norm} ball of radius {settings.eps:.6g}{_box(settings)}",
-        "method": settings.method,
+        "method": settings.method + ("" if settings.estimator == "exact" else f", {settings.estimator}"),
         "epochs": f"{last.epoch}, stopped early" if result.stopped_early else str(last.epoch),
         "best epoch": str(best.epoch),
         "training": _errors(best.train),
