@@ -126,6 +126,8 @@ class TestBadInput:
             (["--norm", "l7"], "norm = 'l7': choose one of linf, l2, l1"),
             (["--method", "caps"], "method = 'caps': choose one of"),
             (["--method", "none"], "eps = 0.05: method none trains without perturbations: leave eps out"),
+            (["--estimator", "median"], "estimator = median:50: has nothing to estimate in crown-ibp"),
+            (["--estimator", "median", "--method", "cap", "--norm", "l2"], "estimator = median:50: estimates l1 norms"),
             (["--box", "0", "0.5"], "inputs outside the box"),
             (["--eps-schedule", "steep"], "eps_schedule = 'steep': choose one of"),
             (["--eps-ramp", "9"], "eps_ramp = 9.0: must be at most epochs = 3"),

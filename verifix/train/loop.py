@@ -26,6 +26,7 @@ from verifix.models import fingerprint, probe
 from verifix.train.checkpoint import Checkpoint, TrainFolder
 from verifix.train.distributed import Group
 from verifix.train.log import Epoch, Sums, best_epoch, is_best, out_of_patience, peak_memory
+from verifix.train.loss import robust_logits
 from verifix.train.objective import Objective, TrainingDiverged
 from verifix.train.settings import TrainSettings
 from verifix.train.validation import evaluate, hold_out
@@ -178,6 +179,12 @@ class _Trainer:
         example = data.images[:2].to(self.device)
         probe(model, example, data.classes)
         self.graph = capture(model, example)
+        if (
+            not settings.standard
+        ):  # bounds that do not fit the ball or the network are refused before anything is written
+            with torch.no_grad():
+                labels = data.labels[: len(example)].to(self.device)
+                robust_logits(self.graph, labels, settings.ball().around(example), settings.methods())
         rows = rows_of(self.graph, settings.methods())
         self.together = inputs_per_step(self.graph, rows, example.dtype, self.device, settings.memory)
         self.steps = math.ceil(len(data) / settings.batch)
