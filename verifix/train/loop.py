@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from verifix._version import __version__
-from verifix.bounds.tiles import inputs_per_step, rows_of
+from verifix.bounds.tiles import budget, inputs_per_step, rows_of
 from verifix.certify.run import RunInterrupted
 from verifix.data import Dataset
 from verifix.errors import InvalidType, InvalidValue
@@ -179,14 +179,15 @@ class _Trainer:
         example = data.images[:2].to(self.device)
         probe(model, example, data.classes)
         self.graph = capture(model, example)
-        if (
-            not settings.standard
-        ):  # bounds that do not fit the ball or the network are refused before anything is written
-            with torch.no_grad():
-                labels = data.labels[: len(example)].to(self.device)
-                robust_logits(self.graph, labels, settings.ball().around(example), settings.methods())
         rows = rows_of(self.graph, settings.methods())
         self.together = inputs_per_step(self.graph, rows, example.dtype, self.device, settings.memory)
+        # what fits neither the ball nor the network nor the memory is refused before anything is written
+        if held_out is not None:
+            budget(self.graph, [example.dtype], self.device, settings.memory)
+        if not settings.standard:
+            labels = data.labels[: len(example)].to(self.device)
+            with torch.no_grad():
+                robust_logits(self.graph, labels, settings.ball().around(example), settings.methods())
         self.steps = math.ceil(len(data) / settings.batch)
         self.step = 0
         self.sums = Sums()

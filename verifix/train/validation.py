@@ -53,7 +53,7 @@ def evaluate(graph: Graph, data: Dataset, settings: TrainSettings, group: Group)
     totals = torch.zeros(5, dtype=torch.float64, device=group.device)
     if share.stop > share.start:
         images, labels = part.images[share], part.labels[share]
-        within = budget(graph, [images.dtype], group.device)
+        within = budget(graph, [images.dtype], group.device, settings.memory)
         together = min(_TOGETHER, within.inputs[images.dtype])
         with plain_arithmetic():
             for x, y in zip(images.split(together), labels.split(together), strict=True):
