@@ -65,6 +65,10 @@ class TestRun:
         files = {path.name for path in (place / "run").iterdir()}
         weights = {f"{name}.{suffix}" for name in ("best", "last") for suffix in ("safetensors", "json")}
         assert files == {"settings.json", "checkpoint.pt", "log.jsonl", "curves.png", *weights}
+        for line in (place / "run" / "log.jsonl").read_text().splitlines():
+            cost = json.loads(line)["cost"]
+            assert list(cost) == ["seconds", "validation_seconds", "examples_per_second", "peak_memory"]
+            assert all(number > 0 for number in cost.values())
         said = json.loads((place / "run" / "best.json").read_text())["settings"]
         assert (said["model"], said["mean"], said["std"]) == ("own_networks:net", [0.3], [0.4])
         assert (said["norm"], said["eps"], said["box"], said["data"]) == ("linf", 0.05, [0.0, 1.0], "digits:train")
@@ -209,7 +213,8 @@ class TestTorchrun:
     def test_two_processes_train_as_one(self, verifix: Callable[..., Any], place: Path) -> None:
         # batches of 27 are shared as 13 and 14; the last one, of a single example, as none and 1
         how = ["--dtype", "float64", "--batch", "27", "--validation", "8", "--clip", "0.5", "--epochs", "4"]
-        how += ["--method", "cap", "--estimator", "median:10"]  # whose projections both processes must share
+        # projections that both processes must share, and a budget for about six examples at once
+        how += ["--method", "cap", "--estimator", "median:10", "--memory", "11MiB"]
         one = verifix(*train(*how, model="own_networks:deep", out="one"))
         assert one.status == 0
         two = self.torchrun(*train(*how, model="own_networks:deep", out="two"), cwd=place)

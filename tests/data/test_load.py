@@ -68,6 +68,16 @@ class TestSpec:
         assert "t10k-images-idx3-ubyte: no such file" in refused(f"mnist:{tmp_path}")
         assert "data_batch_1.bin: no such file" in refused(f"cifar10:{tmp_path}:train")
 
+    def test_a_split_is_meant_where_none_is_named(self, mnist: Path, images: np.ndarray, labels: np.ndarray) -> None:
+        assert len(load("digits", "train")) == 1297
+        assert len(load("digits:test", "train")) == 500
+        with pytest.raises(InvalidValue, match="train-images-idx3-ubyte"):
+            load(f"mnist:{mnist}", "train")
+        assert len(load(f"mnist:{mnist}:test", "train")) == 7
+        archive = mnist / "own.npz"
+        np.savez(archive, x=images.astype(np.float32), y=labels)  # a single set, for whatever it is meant
+        assert len(load(f"npz:{archive}", "train")) == 7
+
 
 class TestDigits:
     def test_split(self) -> None:
