@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import verifix as vx
 from tests.certify.examples import linear
 from tests.networks import relu_network
+from verifix.bounds import parse_method
 from verifix.certify import Answers, Cascade
 from verifix.errors import InvalidType, InvalidValue
 
@@ -201,6 +202,11 @@ class TestCertificate:
         assert answers.stages.tolist() == [1, 0]
         assert answers.predictions.tolist() == [0, 1]
         assert answers.labels.tolist() == [-1, 1]
+        # also where it is a stage in the middle that rounds
+        undecided = linear([[1.0], [0.0]], [-20.0, 0.0])  # class 0 where x > 20
+        answers = Cascade([undecided, first, constant(0)], vx.Ball("linf", 50.0)).predict(x)
+        assert answers.predictions.tolist() == [0, 0]
+        assert (answers.stages.tolist(), answers.labels.tolist()) == ([2, 0], [-1, 0])
 
 
 class TestRefused:
@@ -219,6 +225,11 @@ class TestRefused:
     def test_sets_that_may_be_asymmetric(self) -> None:
         box = vx.Box(column(0.0), column(1.0))
         assert "need not be symmetric" in self.refused([LINE], box, error=InvalidType)
+
+    @pytest.mark.parametrize("estimator", ["median:50", "geometric"])
+    def test_estimates(self, estimator: str) -> None:
+        methods = parse_method("cap", estimator)
+        assert f"estimator = {estimator}: use exact" in self.refused([LINE], vx.Ball("linf", 0.1), methods)
 
     @pytest.mark.parametrize("eps", [torch.full((3,), 0.1), torch.full((3, 1, 1), 0.1), torch.tensor([0.1])])
     def test_a_radius_for_each_input(self, eps: Tensor) -> None:

@@ -74,7 +74,7 @@ class Cascade:
         stages: classifiers that return logits ``(n, classes)``, of the same inputs and classes, or their graphs.
         ball: the perturbations. The radius may differ between coordinates, not between inputs: two inputs must lie in
             each other's set, or in neither.
-        method, memory: as in :func:`verifix.certify`.
+        method, memory: as in :func:`verifix.certify`; estimators must be exact.
 
     Raises:
         UnsupportedOperation: a stage holds an operation without a rule.
@@ -107,8 +107,10 @@ class Cascade:
         self.stages = list(stages)
         self.ball = ball
         self.method = parse_method(method)
-        if not all(choice.estimator.exact for choice in self.method):
-            raise InvalidValue("estimator", "one that may fail", "a cascade compares certificates: certify it exactly")
+        for choice in self.method:
+            if not choice.estimator.exact:
+                remedy = "use exact: answers are compared with certificates at inputs that an adversary chooses"
+                raise InvalidValue("estimator", str(choice.estimator), remedy)
         self.memory = memory
         self._graphs: list[Graph] = []
 

@@ -43,6 +43,14 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
     _add_validation(parser.add_argument_group("validation"))
+    parser.add_argument(
+        "--stages",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="train a cascade of up to N networks, each on what those before it do not certify: RUN/stage-0 ... and "
+        "RUN/cascade.json for verifix certify (default: 1, a single network)",
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
     parser.add_argument("--resume", action="store_true", help="go on with the training in RUN")
     parser.add_argument(
@@ -124,6 +132,11 @@ def run(args: argparse.Namespace) -> int:
     with joined(args.device) as args.device:
         device = options.apply_common(args)
         data = options.load_data(args, split="train")
+        if args.stages > 1:
+            from verifix.cli.train_cascade import run_cascade
+
+            run_cascade(args, settings, data, device, _curves)
+            return 0
         model = options.load_network(args, data, device)
         with training_meter() as progress:
             result = train(

@@ -1,5 +1,6 @@
 """Training networks whose robustness can be proved."""
 
+from verifix.train.cascade import CascadeTraining, StageTraining, train_cascade
 from verifix.train.log import Epoch, Measures
 from verifix.train.loop import Progress, Training, train
 from verifix.train.loss import robust_logits, robust_loss
@@ -8,9 +9,11 @@ from verifix.train.settings import TrainSettings
 from verifix.train.validation import evaluate, hold_out
 
 __all__ = [
+    "CascadeTraining",
     "Epoch",
     "Measures",
     "Progress",
+    "StageTraining",
     "TrainSettings",
     "Training",
     "TrainingDiverged",
@@ -19,4 +22,5 @@ __all__ = [
     "robust_logits",
     "robust_loss",
     "train",
+    "train_cascade",
 ]
