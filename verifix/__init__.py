@@ -13,13 +13,14 @@ from __future__ import annotations
 import torch as _torch  # noqa: F401  (first: its libgomp is the one that our extension shares)
 
 from verifix.bounds import Method, bounds
-from verifix.certify import Margins, Result, Rows, Verdict, certify
+from verifix.certify import Cascade, Margins, Result, Rows, Verdict, certify
 from verifix.graph import Graph, capture
 from verifix.sets import Ball, Box, InputSet
 
 __all__ = [
     "Ball",
     "Box",
+    "Cascade",
     "Graph",
     "InputSet",
     "Margins",

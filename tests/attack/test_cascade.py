@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,10 +12,11 @@ from torch.nn import functional as F
 import verifix as vx
 from tests.certify.examples import linear
 from tests.networks import relu_network
-from verifix.attack import attack_cascade
+from verifix.attack import attack_cascade, pgd
 from verifix.bounds import NAMED
 from verifix.certify import Cascade
 from verifix.data import Dataset, load
+from verifix.models import load_stages
 from verifix.train import robust_loss
 
 LINE = linear([[0.0], [1.0]])
@@ -105,3 +108,21 @@ def test_digits(digits: tuple[Cascade, Dataset]) -> None:
     answers = cascade.predict(data.images)
     assert {0, 1} <= set(answers.stages[answers.labels >= 0].tolist())
     assert not attack_cascade(cascade, data.images, steps=15, restarts=2).success.any()
+
+
+@pytest.mark.slow
+def test_published_cascade(data_dir: Path, models_dir: Path) -> None:
+    """Plain gradient descent on the first stage changes answers of the rule without agreement, which is the one that
+    published errors count by; of algorithm 4 none."""
+    data = load(f"mnist:{data_dir / 'mnist'}").first(200)
+    weights = models_dir / "convex_adversarial" / "mnist_small_0_3.pth"
+    stages = load_stages("verifix.zoo:mnist_small", weights, input_shape=data.input_shape)
+    assert stages is not None
+    cascade = Cascade(stages, vx.Ball("linf", 0.3, (0, 1)))
+    before = cascade.predict(data.images)
+    found = pgd(stages[0], before.predictions, cascade.around(data.images))
+    assert cascade.around(data.images).contains(found.examples).all()
+    after = cascade.predict(found.examples)
+    counted_right = (before.stages >= 0) & (before.predictions == data.labels)
+    assert ((after.stages >= 0) & (after.predictions != before.predictions) & counted_right).any()
+    assert not ((before.labels >= 0) & (after.labels >= 0) & (after.labels != before.labels)).any()
