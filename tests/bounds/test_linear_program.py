@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 from scipy.optimize import linprog
 from torch import nn
 
-from tests.bounds.cases import SLOPES
+from tests.bounds.cases import METHODS as EVERY
+from tests.bounds.cases import SLOPES, input_sets, points
 from tests.bounds.dense import Array, Interval, Piece, pieces
-from tests.networks import relu_network
-from verifix.bounds import Engine, parse_method
-from verifix.graph import capture
+from tests.networks import graphs, relu_network
+from verifix.bounds import Engine, linear_program, parse_method
+from verifix.errors import InvalidValue, UnsupportedOperation
+from verifix.graph import Graph, Node, capture
+from verifix.operations import Affine, MaxPool, TwoPiece
 from verifix.sets import Ball, InputSet, LpBall
 
 METHODS = (
@@ -97,6 +104,7 @@ def networks() -> list[tuple[str, nn.Sequential, tuple[int, ...]]]:
 
 
 CASES = networks()
+(CAP,) = parse_method("cap")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -152,3 +160,87 @@ def test_some_networks_are_stable_and_some_are_not() -> None:
 
 def _ball(x: torch.Tensor, eps: float) -> InputSet:
     return Ball("linf", eps).around(x)
+
+
+@pytest.mark.parametrize("method", ["cap", "crown-ibp"])
+@pytest.mark.parametrize(("model", "shape"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(("eps", "box"), [(0.1, None), (0.3, (0, 1)), (0.005, None)])
+def test_encloses_the_optimum(
+    model: nn.Sequential, shape: tuple[int, ...], method: str, eps: float, box: tuple[float, float] | None
+) -> None:
+    """The package's program, without pre-activations and stable units, has the optimum of the one written out above."""
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    engine = Engine(capture(model, x), Ball("linf", eps, box).around(x), parse_method(method)[0])
+    network = pieces(model, shape)
+    rows = np.random.default_rng(0).normal(size=(3, len(network[-1].bias)))
+    lower, upper = linear_program(engine, torch.from_numpy(rows))
+    assert lower.shape == upper.shape == (2, 3)
+    for i in range(2):
+        program = Program(Ball("linf", eps, box).around(x[i : i + 1]))
+        for piece in network[:-1]:
+            low, high = engine._preactivation(piece.name)
+            program.add(piece, (low[i].detach().flatten().numpy(), high[i].detach().flatten().numpy()))
+        best = np.array([program.least(network[-1], row) for row in rows])
+        tolerance = 1e-6 * (1 + np.abs(best))  # HiGHS keeps constraints to 1e-7
+        assert (lower[i].numpy() <= best + tolerance).all()
+        assert (best <= upper[i].numpy() + tolerance).all()
+        assert (upper[i] - lower[i] <= torch.from_numpy(tolerance)).all()
+
+
+@settings(max_examples=400)
+@given(st.data(), graphs(), st.sampled_from([0.0, 0.1, -1.0]), st.sampled_from([m for m in EVERY if "+" not in m]))
+def test_between_the_dual_bound_and_the_network(data: st.DataObject, graph: Graph, left: float, method: str) -> None:
+    """Of any graph, with residual and dense connections."""
+    assume(not any(isinstance(node.operation, MaxPool) for node in graph.nodes.values()))
+    graph = Graph(graph.input_shape, [_with_pieces(node, left) for node in graph.nodes.values()])
+    inputs = data.draw(input_sets(graph.input_shape, torch.float64).filter(_is_box))
+    rows = torch.eye(graph.shape[0], dtype=torch.float64)
+    engine = Engine(graph, inputs, parse_method(method)[0])
+    lower, upper = linear_program(engine, rows)
+    x = points(inputs, graph).detach()
+    with torch.no_grad():
+        dual, _ = engine.rows(graph.output, rows[None])
+        rounding = Engine(graph, inputs, engine.method, rounding=False).rows(graph.output, rows[None])[0] - dual
+        reached = graph(x.flatten(0, 1)).unflatten(0, (-1, len(inputs))).amin(0)
+    assert (dual <= upper).all()
+    assert (lower <= upper + rounding).all()
+    assert (lower <= reached + rounding).all()
+    sides = [engine.preactivation(node) for node in graph.nonlinear(graph.output)]
+    if method != "ibp" and not any(((low < 0) & (high > 0)).any() for low, high in sides):
+        assert (dual <= lower).all() and (lower <= dual + 2 * rounding).all()
+
+
+def _with_pieces(node: Node, left: float) -> Node:
+    """The node, with a piecewise linear operation in place of one that the program has no place for."""
+    return node if _has_a_place(node.operation) else replace(node, operation=TwoPiece(node.shape, left, 1.0))
+
+
+def _is_box(inputs: InputSet) -> bool:
+    return not (isinstance(inputs, LpBall) and inputs.norm != "linf")
+
+
+@given(st.data(), graphs())
+def test_refuses_by_name(data: st.DataObject, graph: Graph) -> None:
+    inputs = data.draw(input_sets(graph.input_shape, torch.float64))
+    engine = Engine(graph, inputs, CAP)
+    foreign = [node for node in graph.ancestors(graph.output) if not _has_a_place(node.operation)]
+    if not _is_box(inputs):
+        with pytest.raises(InvalidValue, match=r"inputs = l[12] balls: the linear program takes l_inf balls and boxes"):
+            linear_program(engine, torch.eye(graph.shape[0]))
+    elif foreign:
+        with pytest.raises(
+            UnsupportedOperation, match=f"node {foreign[0].name}: {type(foreign[0].operation).__name__}"
+        ):
+            linear_program(engine, torch.eye(graph.shape[0]))
+
+
+def _has_a_place(operation: object) -> bool:
+    return isinstance(operation, Affine) or (isinstance(operation, TwoPiece) and operation.left <= operation.right)
+
+
+def test_refuses_large_programs() -> None:
+    engine = Engine(capture(CASES[0][1], torch.zeros(1, 4).double()), _ball(torch.zeros(1, 4).double(), 0.3), CAP)
+    with pytest.raises(InvalidValue, match="at most 4: a smaller network, or a smaller eps"):
+        linear_program(engine, torch.eye(3), most=4)
+    with pytest.raises(InvalidValue, match="rows = tensor of shape"):
+        linear_program(engine, torch.zeros(2, 4))

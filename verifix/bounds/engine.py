@@ -103,6 +103,11 @@ class Engine:
             self.graph.node(name)
         return self._backward_node(name) if self.method.intermediate == "interval" else self._preactivation(name)
 
+    def preactivation(self, node: Node) -> Interval:
+        """The bounds that the lines of a nonlinear node are made of, ``(n, *shape)`` of its input."""
+        self._prepare(node.name)
+        return self._preactivations[node.inputs[0]]
+
     def _prepare(self, name: str) -> None:
         """Find lines for every nonlinear node that a node depends on."""
         for node in self.graph.nonlinear(name) if name != INPUT else []:
