@@ -6,6 +6,8 @@ from verifix.bounds.engine import Engine
 from verifix.bounds.estimator import Estimator
 from verifix.bounds.linear_program import linear_program
 from verifix.bounds.method import NAMED, Method, MethodLike, parse_method
+from verifix.bounds.polytope import Polygon, outer_polygons
+from verifix.bounds.units import UnitStates, unit_states
 
 __all__ = [
     "NAMED",
@@ -14,8 +16,12 @@ __all__ = [
     "Estimator",
     "Method",
     "MethodLike",
+    "Polygon",
+    "UnitStates",
     "bounds",
     "intersect",
     "linear_program",
+    "outer_polygons",
     "parse_method",
+    "unit_states",
 ]

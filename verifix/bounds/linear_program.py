@@ -18,6 +18,7 @@ from torch import Tensor
 
 from verifix.bounds.bounds import check_rows
 from verifix.bounds.engine import Engine
+from verifix.bounds.rounding import plain_arithmetic
 from verifix.errors import InvalidValue, UnsupportedOperation
 from verifix.graph import INPUT, Graph, Node
 from verifix.operations import Affine, TwoPiece
@@ -31,6 +32,7 @@ _CHUNK = 256
 
 
 @torch.no_grad()
+@plain_arithmetic()
 def linear_program(engine: Engine, rows: Tensor, *, most: int = MOST) -> tuple[Tensor, Tensor]:
     """The least ``rows . f`` over the outer polytope of equation 3.6, on the pre-activation bounds of an engine.
 

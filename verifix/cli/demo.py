@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from verifix.cli.show import stages_meter
     from verifix.demo import METHOD, Settings, run_demo, table_rows, write_report
 
     folder = Path(args.out)
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     settings = Settings(seed=args.seed, epochs=args.epochs)
-    with _progress() as progress:
+    with stages_meter() as progress:
         curves = run_demo(settings, progress)
     write_report(folder, settings, curves)
 
@@ -71,22 +70,3 @@ def _check_writable(folder: Path) -> None:
         raise InvalidValue("--out", folder, "is a file; name a folder")
     if not os.access(existing, os.W_OK):
         raise InvalidValue("--out", folder, "cannot be written; choose another folder")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda what, done, total: print(f"{what}: done", file=sys.stderr, flush=True) if done == total else None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield show

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
@@ -43,6 +43,26 @@ def progress_meter(command: str = "certify", found: str = "verified") -> Iterato
         yield show
     finally:
         bar.stop()
+
+
+@contextmanager
+def stages_meter() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each stage of a command, where that is a terminal, else a plain line at its end.
+
+    What it gives is called with the stage, how much of it is done, and how much there is.
+    """
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: print(f"{what}: done", file=sys.stderr, flush=True) if done == total else None
+        return
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        yield show
 
 
 def _plain_meter(found: str) -> Callable[[Progress], None]:

@@ -1,0 +1,136 @@
+"""``verifix figures``: pictures of what robust training does, on the toy problem and of any network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verifix.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TOY = """Train two networks on a few points of the unit square, one of them robustly, and draw: boundary.png, what both
+classify and what is certified; polytopes_random.png and polytopes_trained.png, the outputs that are reached against the
+polytope that bounds leave; tightness.png, the bounds against the optimum of their linear program. Beside each picture
+lie its numbers, as .json. Takes about a minute. Exit status 1 if an attack breaks a certificate."""
+NETWORK = """Draw of any network: filters_0.png and filters_1.png, the kernels of its first convolutions; units.png, how
+many units of each layer are always active, always inactive, or undecided, over the inputs; tightness.png, its bounds
+against the optimum of their linear program. Beside each picture lie its numbers, as .json."""
+INPUTS = 200
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the arguments of this command."""
+    parser = subparsers.add_parser("figures", help="pictures of the toy problem or of a network")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    toy = kinds.add_parser("toy", help="the toy problem in two dimensions", description=TOY)
+    _add_out(toy)
+    toy.add_argument("--seed", type=options.natural, default=0, metavar="N", help="of everything random (default: 0)")
+    toy.add_argument("--threads", type=options.positive, metavar="N", help="CPU threads (default: as torch chooses)")
+    network = kinds.add_parser("network", help="a network of your own", description=NETWORK)
+    options.add_model(network)
+    options.add_data(network)
+    options.add_eps(network)
+    options.add_norm(network)
+    options.add_method(network)
+    _add_out(network)
+    network.add_argument(
+        "--programs",
+        type=options.natural,
+        default=10,
+        metavar="N",
+        help="inputs whose linear programs are solved; 0 for none (default: 10)",
+    )
+    options.add_common(network)
+    network.set_defaults(limit=INPUTS)
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the pictures, made if need be")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Raises:
+        UserError: wrong input, before anything is written.
+    """
+    return _toy(args) if args.kind == "toy" else _network(args)
+
+
+def _toy(args: argparse.Namespace) -> int:
+    import torch
+
+    from verifix.cli.show import stages_meter
+    from verifix.files import make_folder, write_json
+    from verifix.report.style import plain
+    from verifix.report.toy import ToySettings
+    from verifix.report.toy_figures import draw_toy
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    folder, settings = Path(args.out), ToySettings(seed=args.seed)
+    make_folder(folder)
+    write_json(folder / "settings.json", {"settings": plain(settings)})
+    with stages_meter() as progress:
+        results, written = draw_toy(folder, settings, progress)
+    rows = {}
+    for result in results:
+        n = len(result.certified)
+        proved, found = n - int(result.certified.sum()), int(result.attacked.sum())
+        rows[result.name] = f"robust error at most {proved}/{n} (certificate), at least {found}/{n} (attack)"
+    broken = sum(result.broken for result in results)
+    _show(f"{settings.points} points, l_inf eps {settings.eps:g}", {**rows, **_names(written)})
+    return 1 if broken else 0
+
+
+def _network(args: argparse.Namespace) -> int:
+    from verifix.bounds import parse_method
+    from verifix.cli.show import stages_meter
+    from verifix.errors import InvalidValue, UserError
+    from verifix.files import make_folder, remove_empty, write_json
+    from verifix.report.network_figures import draw_network
+
+    device = options.apply_common(args)
+    ball = options.make_ball(args, args.eps)
+    methods = parse_method(args.method)
+    if len(methods) != 1:
+        raise InvalidValue("method", args.method, "name one here: several have no linear program in common")
+    data = options.load_data(args)
+    model = options.load_network(args, data, device)
+    folder = Path(args.out)
+    created = make_folder(folder)
+    try:
+        with stages_meter() as progress:
+            drawn = draw_network(
+                folder, model, data, ball, methods[0], programs=args.programs, memory=args.memory, progress=progress
+            )
+    except UserError:
+        remove_empty(created)
+        raise
+    settings = {"eps": args.eps, "norm": ball.norm, "box": args.box, "method": args.method, "dtype": args.dtype}
+    settings |= {"inputs": len(data), "programs": args.programs, "device": device, **options.settings_of_model(args)}
+    sources = options.sources_of_model(args, data)
+    write_json(folder / "settings.json", {"settings": settings, "sources": sources})
+    left_out = {f"no {name}": reason for name, reason in drawn.left_out.items()}
+    _show(f"{args.model} on {args.data}", {**_names(drawn.written), **left_out})
+    return 0
+
+
+def _names(written: list[Path]) -> dict[str, str]:
+    return {path.stem: str(path) for path in written}
+
+
+def _show(title: str, rows: Mapping[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    Console().print(table)

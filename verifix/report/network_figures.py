@@ -1,0 +1,89 @@
+"""Pictures of any network on examples: its filters, the states of its units, and how tight its bounds are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from verifix.bounds import Method, unit_states
+from verifix.data import Dataset
+from verifix.errors import InvalidValue, UserError
+from verifix.graph import Graph, capture
+from verifix.models import probe
+from verifix.report.filters import filters, filters_figure
+from verifix.report.style import Progress, save_figure
+from verifix.report.tightness import Tightness, join, tightness, tightness_figure
+from verifix.report.units import units_figure
+from verifix.sets import Ball
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class NetworkPictures:
+    """What was drawn, and why other pictures were not: the reason for each of these, by name."""
+
+    written: list[Path]
+    left_out: dict[str, str]
+
+
+def draw_network(
+    folder: Path,
+    model: nn.Module,
+    data: Dataset,
+    ball: Ball,
+    method: Method,
+    *,
+    programs: int = 10,
+    memory: int | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> NetworkPictures:
+    """Write what can be drawn of a network into a folder, each picture with its numbers beside it.
+
+    ``filters_N.png`` for the first two convolutions (figures 3.9 and 3.10), ``units.png`` over all examples (3.11),
+    ``tightness.png`` over the first ``programs`` of them (3.8).
+    """
+    device = next((parameter.device for parameter in model.parameters()), data.images.device)
+    data = replace(data, images=data.images.to(device), labels=data.labels.to(device))
+    probe(model, data.images[:1], data.classes)
+    graph, sets = capture(model, data.images[:2]), ball.around(data.images)
+    written: list[Path] = []
+    left_out: dict[str, str] = {}
+
+    def save(name: str, figure: Figure, numbers: object) -> None:
+        save_figure(folder / f"{name}.png", figure, numbers)
+        written.append(folder / f"{name}.png")
+
+    convolutions = filters(graph)
+    for number, found in enumerate(convolutions):
+        save(f"filters_{number}", filters_figure(found), found)
+    if not convolutions:
+        left_out["filters"] = "the network has no convolution"
+    try:
+        states = unit_states(graph, sets, method, memory=memory)
+        progress("bounds of units", len(data), len(data))
+        save("units", units_figure(states, f"{len(data)} examples, {ball.norm} eps {ball.eps:g}"), {"layers": states})
+    except UserError as reason:
+        left_out["units"] = str(reason)
+    if programs:
+        try:
+            panel = _tightness(graph, data.first(programs), ball, method, progress)
+            save("tightness", tightness_figure([panel]), {"panels": [panel]})
+        except UserError as reason:
+            left_out["tightness"] = str(reason)
+    if not written:
+        raise InvalidValue("network", type(model).__name__, f"nothing to draw: {'; '.join(left_out.values())}")
+    return NetworkPictures(written, left_out)
+
+
+def _tightness(graph: Graph, data: Dataset, ball: Ball, method: Method, progress: Progress) -> Tightness:
+    parts = []
+    for i in range(len(data)):
+        x, y = data.images[i : i + 1], data.labels[i : i + 1]
+        parts.append(tightness("", graph, x, y, ball, method))
+        progress("linear programs", i + 1, len(data))
+    return join(f"{len(data)} examples, eps {ball.eps:g}", parts)
