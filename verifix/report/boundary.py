@@ -58,7 +58,7 @@ def boundary_figure(panels: Sequence[BoundaryPanel]) -> Figure:
     """The panels side by side."""
     from matplotlib.lines import Line2D
 
-    figure = new_figure(4.6 * len(panels), 5.9)
+    figure = new_figure(4.6 * len(panels), 5.6)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for place, panel in zip(axes, panels, strict=True):
         _draw(place, panel)
