@@ -17,7 +17,7 @@ from tests.bounds.cases import METHODS as EVERY
 from tests.bounds.cases import SLOPES, input_sets, points
 from tests.bounds.dense import Array, Interval, Piece, pieces
 from tests.networks import graphs, relu_network
-from verifix.bounds import Engine, linear_program, parse_method
+from verifix.bounds import Engine, Method, linear_program, parse_method
 from verifix.errors import InvalidValue, UnsupportedOperation
 from verifix.graph import Graph, Node, capture
 from verifix.operations import Affine, MaxPool, TwoPiece
@@ -187,7 +187,7 @@ def test_encloses_the_optimum(
         assert (upper[i] - lower[i] <= torch.from_numpy(tolerance)).all()
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(st.data(), graphs(), st.sampled_from([0.0, 0.1, -1.0]), st.sampled_from([m for m in EVERY if "+" not in m]))
 def test_between_the_dual_bound_and_the_network(data: st.DataObject, graph: Graph, left: float, method: str) -> None:
     """Of any graph, with residual and dense connections."""
@@ -244,3 +244,6 @@ def test_refuses_large_programs() -> None:
         linear_program(engine, torch.eye(3), most=4)
     with pytest.raises(InvalidValue, match="rows = tensor of shape"):
         linear_program(engine, torch.zeros(2, 4))
+    estimated = Engine(engine.graph, engine.inputs, Method("backward", "same", "median:5"))
+    with pytest.raises(InvalidValue, match="estimator = median:5: does not bound for certain: use exact here"):
+        linear_program(estimated, torch.eye(3))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from verifix.bounds.bounds import check_rows
 from verifix.bounds.engine import Engine
+from verifix.bounds.method import exact_methods
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.errors import InvalidValue, UnsupportedOperation
 from verifix.graph import INPUT, Graph, Node
@@ -51,8 +52,10 @@ def linear_program(engine: Engine, rows: Tensor, *, most: int = MOST) -> tuple[T
 
     Raises:
         UnsupportedOperation: another nonlinear operation, by name.
-        InvalidValue: another input set, a program of more than ``most`` variables, one that HiGHS does not solve.
+        InvalidValue: another input set, an estimator other than exact, a program of more than ``most`` variables, one
+            that HiGHS does not solve.
     """
+    exact_methods(engine.method)
     low, high = _sides(engine.inputs)
     shape = engine.graph.shape
     objectives = flatten(check_rows(rows, len(low), shape), 2).detach().double().cpu().numpy()

@@ -112,6 +112,19 @@ def parse_method(method: MethodLike, estimator: str | Estimator | None = None) -
     return tuple(part for entry in method for part in parse_method(entry))
 
 
+def exact_methods(method: MethodLike) -> tuple[Method, ...]:
+    """The methods, where none of them estimates: for what is to hold for certain.
+
+    Raises:
+        InvalidValue: as :func:`parse_method`; an estimator other than exact.
+    """
+    methods = parse_method(method)
+    for choice in methods:
+        if not choice.estimator.exact:
+            raise InvalidValue("estimator", str(choice.estimator), "does not bound for certain: use exact here")
+    return methods
+
+
 def _named(name: str) -> Method:
     if name in NAMED:
         return NAMED[name]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from verifix.bounds.bounds import bounds
-from verifix.bounds.method import MethodLike
+from verifix.bounds.method import MethodLike, exact_methods
 from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
 from verifix.sets import InputSet
@@ -55,7 +55,8 @@ def outer_polygons(
         memory: byte budget of the bounds.
 
     Raises:
-        InvalidValue: outputs that the network does not have, fewer than 2 directions, bounds that are not finite.
+        InvalidValue: outputs that the network does not have, fewer than 2 directions, bounds that are not finite, an
+            estimator other than exact.
 
     >>> from verifix import Ball
     >>> (square,) = outer_polygons(nn.Flatten(), Ball("linf", eps=1.0).around(torch.zeros(1, 2)), directions=8)
@@ -73,7 +74,8 @@ def outer_polygons(
     rows[:, list(outputs)] = torch.from_numpy(across).to(rows)
     asked = rows[:, list(outputs)].double().numpy()  # as they were rounded, so that the statement is about these
     with torch.no_grad():
-        lower, upper = (side.double().cpu().numpy() for side in bounds(graph, inputs, method, rows=rows, memory=memory))
+        both = bounds(graph, inputs, exact_methods(method), rows=rows, memory=memory)
+    lower, upper = (side.double().cpu().numpy() for side in both)
     return [Polygon(asked, low, high, _corners(asked, low, high)) for low, high in zip(lower, upper, strict=True)]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from verifix.bounds.engine import Engine
-from verifix.bounds.method import Method
+from verifix.bounds.method import Method, exact_methods
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.bounds.tiles import budget
 from verifix.errors import InvalidValue
@@ -46,7 +46,7 @@ def unit_states(
         memory: byte budget.
 
     Raises:
-        InvalidValue: a network without ReLU, leaky ReLU or absolute values.
+        InvalidValue: a network without ReLU, leaky ReLU or absolute values; an estimator other than exact.
 
     >>> from verifix import Ball
     >>> from verifix.bounds import NAMED
@@ -57,6 +57,7 @@ def unit_states(
     >>> [round(float(part), 2) for part in (states.active, states.inactive, states.undecided)]
     [0.33, 0.33, 0.33]
     """
+    exact_methods(method)
     graph = model if isinstance(model, Graph) else capture(model, inputs.center[:1])
     nodes = [node for node in graph.nonlinear(graph.output) if isinstance(node.operation, TwoPiece)]
     if not nodes:
