@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from verifix.bounds import Method, unit_states
+from verifix.bounds.method import exact_methods
 from verifix.data import Dataset
 from verifix.errors import InvalidValue, UserError
 from verifix.graph import Graph, capture
 from verifix.models import probe
+from verifix.operations import TwoPiece
 from verifix.report.filters import filters, filters_figure
 from verifix.report.style import Progress, save_figure
 from verifix.report.tightness import Tightness, join, tightness, tightness_figure
@@ -21,6 +23,9 @@ from verifix.sets import Ball
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+VARIABLES = 2500
+"""Of the largest linear program that is tried: it takes a few seconds, and there is one for each wrong class."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,12 @@ def draw_network(
 
     ``filters_N.png`` for the first two convolutions (figures 3.9 and 3.10), ``units.png`` over all examples (3.11),
     ``tightness.png`` over the first ``programs`` of them (3.8).
+
+    Raises:
+        UserError: an operation that is not supported, a network that is no classifier of the data, inputs outside the
+            box, an estimator other than exact, a network without anything to draw.
     """
+    exact_methods(method)
     device = next((parameter.device for parameter in model.parameters()), data.images.device)
     data = replace(data, images=data.images.to(device), labels=data.labels.to(device))
     probe(model, data.images[:1], data.classes)
@@ -63,12 +73,12 @@ def draw_network(
         save(f"filters_{number}", filters_figure(found), found)
     if not convolutions:
         left_out["filters"] = "the network has no convolution"
-    try:
+    if any(isinstance(node.operation, TwoPiece) for node in graph.nonlinear(graph.output)):
         states = unit_states(graph, sets, method, memory=memory)
         progress("bounds of units", len(data), len(data))
         save("units", units_figure(states, f"{len(data)} examples, {ball.norm} eps {ball.eps:g}"), {"layers": states})
-    except UserError as reason:
-        left_out["units"] = str(reason)
+    else:
+        left_out["units"] = "the network has no ReLU, leaky ReLU or absolute value"
     if programs:
         try:
             panel = _tightness(graph, data.first(programs), ball, method, progress)
@@ -84,6 +94,6 @@ def _tightness(graph: Graph, data: Dataset, ball: Ball, method: Method, progress
     parts = []
     for i in range(len(data)):
         x, y = data.images[i : i + 1], data.labels[i : i + 1]
-        parts.append(tightness("", graph, x, y, ball, method))
+        parts.append(tightness("", graph, x, y, ball, method, most=VARIABLES))
         progress("linear programs", i + 1, len(data))
     return join(f"{len(data)} examples, eps {ball.eps:g}", parts)

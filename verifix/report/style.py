@@ -42,11 +42,12 @@ def save_figure(path: Path, figure: Figure, numbers: object) -> None:
         figure: from one of the functions of this package.
         numbers: dataclasses, mappings, sequences, arrays, numbers and text.
     """
+    # on one line: indented, a grid of numbers would be mostly blanks
+    text = json.dumps(plain(numbers), allow_nan=False) + "\n"
     stream = io.BytesIO()
     figure.savefig(stream, format=path.suffix[1:], dpi=150)
+    write_bytes(path.with_suffix(".json"), text.encode())
     write_bytes(path, stream.getvalue())
-    # on one line: indented, a grid of numbers would be mostly blanks
-    write_bytes(path.with_suffix(".json"), (json.dumps(plain(numbers), allow_nan=False) + "\n").encode())
 
 
 def plain(value: object) -> Any:

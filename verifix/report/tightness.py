@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verifix.bounds import Engine, Method, linear_program
+from verifix.bounds.linear_program import MOST
 from verifix.certify import Margins
 from verifix.graph import Graph
 from verifix.report.style import CLASSES, MARKERS, new_figure
@@ -51,7 +52,9 @@ class Tightness:
 
 
 @torch.no_grad()
-def tightness(name: str, graph: Graph, x: Tensor, y: Tensor, ball: Ball, method: Method) -> Tightness:
+def tightness(
+    name: str, graph: Graph, x: Tensor, y: Tensor, ball: Ball, method: Method, *, most: int = MOST
+) -> Tightness:
     """Solve the program of every margin of every example, in float64; rounding is accounted in the dual bound alone.
 
     Raises:
@@ -61,7 +64,7 @@ def tightness(name: str, graph: Graph, x: Tensor, y: Tensor, ball: Ball, method:
     x = x.to(torch.float64)
     engine = Engine(graph, ball.around(x), method)
     rows = Margins(y, graph.shape[0]).rows(slice(None), x)
-    _, optimum = linear_program(engine, rows)
+    _, optimum = linear_program(engine, rows, most=most)
     dual, _ = engine.rows(graph.output, rows, upper=False)
     center = contract(rows, graph(x))
     eps = np.full(optimum.numel(), float(ball.eps))

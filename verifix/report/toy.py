@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from verifix.bounds import NAMED
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
-from verifix.graph import capture
-from verifix.sets import Ball
-from verifix.train import robust_loss
+from verifix.train import TrainSettings, train
 
 
 @dataclass(frozen=True)
@@ -93,15 +90,10 @@ def fit(
     model: nn.Module, data: Dataset, settings: ToySettings, robust: bool, progress: Callable[[int, int], None]
 ) -> None:
     """Train on all points at once: the robust loss with eps rising, or plain cross-entropy."""
-    graph = capture(model, data.images)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr)
-    for step in range(settings.steps):
-        optimiser.zero_grad()
-        if robust:
-            eps = settings.eps * min(1.0, (step + 1) / settings.warm_up)
-            loss = robust_loss(graph, data.labels, Ball("linf", eps).around(data.images), NAMED[settings.method])
-        else:
-            loss = F.cross_entropy(model(data.images), data.labels)
-        loss.backward()
-        optimiser.step()
-        progress(step + 1, settings.steps)
+    method: dict[str, Any] = {"method": "none"}
+    if robust:
+        method = {"method": settings.method, "eps": settings.eps, "eps_start": 0, "eps_ramp": settings.warm_up}
+    how = TrainSettings(
+        epochs=settings.steps, batch=len(data), lr=settings.lr, validation=0, seed=settings.seed, **method
+    )
+    train(model, data, how, on_epoch=lambda history: progress(len(history), settings.steps))
