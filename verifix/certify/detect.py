@@ -113,13 +113,13 @@ def detect_run(
     A line whose verdict is ``verified`` is one of an input that is not flagged.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    exact_methods(method)
+    methods = exact_methods(method)
     memory = check_memory(memory, device)
     ball = _widened(ball, data.images)
     ball.around(data.images)  # refuses inputs outside the box before anything is written
     example = data.images[:2].to(device)
     probe(model, example, data.classes, dict(settings or {}).get("model"))
-    graph = graph_within(model, example, memory)
+    graph = graph_within(model, example, memory, methods)
 
     def decide(x: Tensor, y: Tensor, inputs: InputSet) -> Result:
         return certify(graph, x, predict(graph, x, memory), inputs, method, memory=memory)

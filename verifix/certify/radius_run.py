@@ -75,16 +75,16 @@ def radius_run(
     """
     if batch < 1:
         raise InvalidValue("batch", batch, "must be a whole number of at least 1")
-    exact_methods(method)  # refuses names that it does not know
+    methods = exact_methods(method)  # refuses names that it does not know
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     memory = check_memory(memory, device)
     ball = Ball(norm, 0.0, box)
     ball.around(data.images)  # refuses inputs outside the box before anything is written
-    resolved = dict(settings or {}) | run_settings(model, data, ball, method, batch)
+    resolved = dict(settings or {}) | run_settings(model, data, ball, method, None, batch)
     resolved |= {"eps": None, "max_eps": max_eps, "tolerance": tolerance}
     example = data.images[:2].to(device)
     probe(model, example, data.classes, resolved.get("model"))
-    graph = graph_within(model, example, memory)
+    graph = graph_within(model, example, memory, methods)
     options: dict[str, Any] = {"norm": norm, "box": box, "method": method, "max_eps": max_eps, "memory": memory}
     options["tolerance"] = tolerance
     radius(graph, example[:0], **options)  # refuses what else is wrong with them
