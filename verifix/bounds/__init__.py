@@ -3,6 +3,7 @@
 from verifix.bounds.bounds import bounds, intersect
 from verifix.bounds.confidence import Confidence
 from verifix.bounds.engine import Engine
+from verifix.bounds.estimates import RelativeErrors, relative_errors
 from verifix.bounds.estimator import Estimator
 from verifix.bounds.linear_program import linear_program
 from verifix.bounds.method import NAMED, Method, MethodLike, parse_method
@@ -17,11 +18,13 @@ __all__ = [
     "Method",
     "MethodLike",
     "Polygon",
+    "RelativeErrors",
     "UnitStates",
     "bounds",
     "intersect",
     "linear_program",
     "outer_polygons",
     "parse_method",
+    "relative_errors",
     "unit_states",
 ]

@@ -173,6 +173,16 @@ class Engine:
             low, high = low.index_copy(0, index, low_e), high.index_copy(0, index, high_e)
         return low, high
 
+    def spread(self, name: str, like: Engine) -> Tensor:
+        """What the estimator makes of half the distance of a node's bounds, ``(n, *shape)``, on the lines of another
+        engine over the same sets."""
+        if self._projection is None:
+            raise InvalidValue("estimator", str(self.method.estimator), "estimates nothing")
+        like._prepare(name)
+        self.relaxations, self._preactivations = like.relaxations, like._preactivations
+        wanted = torch.ones(len(self.inputs), *self.graph.shape_of(name), dtype=torch.bool)
+        return self._projection(name, wanted)[1]
+
     def _exactly(self, index: Tensor) -> Engine:
         """An engine for some of the inputs that estimates nothing, with the lines that were found so far."""
         engine = Engine(

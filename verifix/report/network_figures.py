@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
 
-from verifix.bounds import Method, unit_states
+from verifix.bounds import Estimator, Method, RelativeErrors, relative_errors, unit_states
 from verifix.bounds.method import exact_methods
 from verifix.data import Dataset
 from verifix.errors import InvalidValue, UserError
 from verifix.graph import Graph, capture
 from verifix.models import probe
 from verifix.operations import TwoPiece
+from verifix.report.estimates import estimates_figure
 from verifix.report.filters import filters, filters_figure
 from verifix.report.style import Progress, save_figure
 from verifix.report.tightness import Tightness, join, tightness, tightness_figure
 from verifix.report.units import units_figure
-from verifix.sets import Ball
+from verifix.sets import Ball, InputSet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PROJECTIONS = (10, 50, 100)
+ESTIMATED = 10
+"""Examples whose norms are estimated."""
 VARIABLES = 2500
 """Of the largest linear program that is tried: it takes a few seconds, and there is one for each wrong class."""
 
@@ -50,7 +56,8 @@ def draw_network(
     """Write what can be drawn of a network into a folder, each picture with its numbers beside it.
 
     ``filters_N.png`` for the first two convolutions (figures 3.9 and 3.10), ``units.png`` over all examples (3.11),
-    ``tightness.png`` over the first ``programs`` of them (3.8).
+    ``estimates.png`` over the first ten, with 10, 50 and 100 projections (3.19), ``tightness.png`` over the first
+    ``programs`` of them (3.8).
 
     Raises:
         UserError: an operation that is not supported, a network that is no classifier of the data, inputs outside the
@@ -79,6 +86,11 @@ def draw_network(
         save("units", units_figure(states, f"{len(data)} examples, {ball.norm} eps {ball.eps:g}"), {"layers": states})
     else:
         left_out["units"] = "the network has no ReLU, leaky ReLU or absolute value"
+    errors = _estimates(graph, sets.select(slice(0, ESTIMATED)), ball)
+    if errors:
+        save("estimates", estimates_figure(errors), [_summary(part) for part in errors])
+    else:
+        left_out["estimates"] = f"no layer behind a nonlinear one has more than {max(PROJECTIONS)} entries"
     if programs:
         try:
             panel = _tightness(graph, data.first(programs), ball, method, progress)
@@ -88,6 +100,21 @@ def draw_network(
     if not written:
         raise InvalidValue("network", type(model).__name__, f"nothing to draw: {'; '.join(left_out.values())}")
     return NetworkPictures(written, left_out)
+
+
+def _estimates(graph: Graph, sets: InputSet, ball: Ball) -> list[RelativeErrors]:
+    """Errors of estimated norms, for every hidden node that is worth it."""
+    kind: Literal["gaussian", "median"] = "gaussian" if ball.norm == "l2" else "median"
+    hidden = dict.fromkeys(node.inputs[0] for node in graph.nonlinear(graph.output))
+    nodes = [n for n in hidden if graph.nonlinear(n) and math.prod(graph.shape_of(n)) > max(PROJECTIONS)]
+    estimators = [Estimator(kind, k) for k in PROJECTIONS]
+    return [relative_errors(graph, sets, estimator, node) for estimator in estimators for node in nodes]
+
+
+def _summary(part: RelativeErrors) -> dict[str, object]:
+    shares = part.errors[~part.errors.isnan()].quantile(torch.linspace(0, 1, 21).to(part.errors))
+    facts = {"node": part.node, "estimator": part.estimator, "mean": part.mean, "deviation": part.deviation}
+    return {**facts, "estimates": part.errors.numel(), "quantiles": shares}
 
 
 def _tightness(graph: Graph, data: Dataset, ball: Ball, method: Method, progress: Progress) -> Tightness:
