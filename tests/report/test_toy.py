@@ -18,8 +18,9 @@ from verifix.report.toy import ToySettings, random_network, toy_points, untraine
 SMALL = ToySettings(
     points=4, separation=0.4, widths=(2, 20, 20, 2), lr=1e-2, steps=60, warm_up=20, random_widths=(2, 10, 2),
     radii=(0.05, 0.2), random_networks=2, parts=(0.5, 1.0),
+    cascade_separation=0.16, cascade_widths=(2, 20, 2), cascade_steps=60,
 )  # fmt: skip
-PICTURES = ("boundary", "polytopes_random", "polytopes_trained", "tightness")
+PICTURES = ("boundary", "polytopes_random", "polytopes_trained", "tightness", "cascade")
 
 
 @settings(max_examples=30)
@@ -56,12 +57,13 @@ def test_random_weights() -> None:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     stages: list[tuple[str, int, int]] = []
-    results, written = draw_toy(folder, SMALL, lambda *stage: stages.append(stage))
+    results, cascade, written = draw_toy(folder, SMALL, lambda *stage: stages.append(stage))
     assert [path.stem for path in written] == list(PICTURES)
     assert {what for what, done, total in stages if done == total} == {
-        "standard training", "robust training", "linear programs",
+        "standard training", "robust training", "linear programs", "cascade",
     }  # fmt: skip
     assert [result.broken for result in results] == [0, 0]
+    assert cascade.broken == 0
     return folder
 
 

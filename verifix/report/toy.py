@@ -26,6 +26,8 @@ class ToySettings:
         method: the bounds that training and certificates use.
         random_widths, radii, random_networks: of the random networks whose polytopes are drawn, one row per radius.
         parts: of eps, at which bounds are compared with the linear program around every point.
+        cascade_separation, cascade_widths, cascade_lr, cascade_steps: of a cascade of two smaller networks, on points
+            that may be closer together: more than one such network can keep apart.
         seed: of everything random.
     """
 
@@ -41,6 +43,10 @@ class ToySettings:
     radii: tuple[float, ...] = (0.05, 0.1, 0.25)
     random_networks: int = 3
     parts: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    cascade_separation: float = 0.16
+    cascade_widths: tuple[int, ...] = (2, 50, 50, 2)
+    cascade_lr: float = 1e-2
+    cascade_steps: int = 200
     seed: int = 0
 
 

@@ -21,12 +21,14 @@ from verifix.report.polytope import PolytopePanel, polytope_figure, reached_outp
 from verifix.report.style import Progress, save_figure
 from verifix.report.tightness import Tightness, join, tightness, tightness_figure
 from verifix.report.toy import ToySettings, fit, random_network, toy_points, untrained_network
+from verifix.report.toy_cascade import ToyCascade, toy_cascade
 from verifix.sets import Ball, InputSet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STANDARD, ROBUST, RANDOM = "standard training", "robust training", "random weights"
+CASCADE = "cascade"
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class ToyResult:
     broken: int
 
 
-def draw_toy(folder: Path, settings: ToySettings, progress: Progress) -> tuple[list[ToyResult], list[Path]]:
+def draw_toy(folder: Path, settings: ToySettings, progress: Progress) -> tuple[list[ToyResult], ToyCascade, list[Path]]:
     """Train two networks and write every picture of the toy problem into a folder, with its numbers beside it.
 
-    ``boundary.png`` (figure 3.3), ``polytopes_random.png`` (3.4), ``polytopes_trained.png`` (3.5) and
-    ``tightness.png`` (3.8, on this problem). Returns what was found, and the pictures.
+    ``boundary.png`` (figure 3.3), ``polytopes_random.png`` (3.4), ``polytopes_trained.png`` (3.5), ``tightness.png``
+    (3.8, on this problem) and ``cascade.png`` (3.17). Returns what was found, and the pictures.
     """
     written: list[Path] = []
 
@@ -85,7 +87,10 @@ def draw_toy(folder: Path, settings: ToySettings, progress: Progress) -> tuple[l
         panels.append(_tightness(name, graph, data.images, settings))
         progress("linear programs", len(panels), len(graphs))
     save("tightness", tightness_figure(panels), {"panels": panels})
-    return results, written
+
+    cascade, boundaries = toy_cascade(settings, partial(progress, CASCADE))
+    save("cascade", boundary_figure(boundaries), {"panels": boundaries, "result": cascade})
+    return results, cascade, written
 
 
 def _ball(points: Tensor, eps: float) -> InputSet:
