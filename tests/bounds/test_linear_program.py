@@ -240,7 +240,9 @@ def _has_a_place(operation: object) -> bool:
 
 def test_refuses_large_programs() -> None:
     engine = Engine(capture(CASES[0][1], torch.zeros(1, 4).double()), _ball(torch.zeros(1, 4).double(), 0.3), CAP)
-    with pytest.raises(InvalidValue, match="at most 4: a smaller network, or a smaller eps"):
+    with pytest.raises(
+        InvalidValue, match="or more undecided units: the linear program takes at most 4: use a smaller network or a"
+    ):
         linear_program(engine, torch.eye(3), most=4)
     with pytest.raises(InvalidValue, match="rows = tensor of shape"):
         linear_program(engine, torch.zeros(2, 4))

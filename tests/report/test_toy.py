@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ def test_points_are_apart(seed: int, points: int, separation: float) -> None:
     assert (gaps.float() >= torch.tensor(separation)).all()
     assert (x >= 0).all() and (x <= 1).all()
     assert torch.equal(data.images, toy_points(points, separation, seed).images)
+    assert not torch.equal(data.images, toy_points(points, separation, seed + 1).images)
 
 
 def test_no_room() -> None:
@@ -120,8 +120,6 @@ def test_reproducible(drawn: Path, tmp_path: Path) -> None:
     torch.rand(3)  # another global random state
     draw_toy(tmp_path, SMALL, lambda *stage: None)
     assert all((tmp_path / f"{n}.json").read_bytes() == (drawn / f"{n}.json").read_bytes() for n in PICTURES)
-    draw_toy(tmp_path, replace(SMALL, seed=1, steps=1, warm_up=1), lambda *stage: None)
-    assert not any((tmp_path / f"{n}.json").read_bytes() == (drawn / f"{n}.json").read_bytes() for n in PICTURES)
 
 
 @pytest.mark.slow

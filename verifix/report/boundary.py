@@ -85,7 +85,10 @@ def _draw(axes: Axes, panel: BoundaryPanel) -> None:
     extent = (low - edge, high + edge, low - edge, high + edge)
     axes.imshow(panel.classes, cmap=colours, vmin=0, vmax=classes - 1, alpha=0.3, origin="lower", extent=extent)
     for c in range(1, classes):
-        axes.contour(panel.classes >= c, levels=[0.5], colors="black", linewidths=0.8, origin="lower", extent=extent)
+        if len(np.unique(panel.classes >= c)) == 2:
+            axes.contour(
+                panel.classes >= c, levels=[0.5], colors="black", linewidths=0.8, origin="lower", extent=extent
+            )
     for (x, y), label, certified in zip(
         panel.points.tolist(), panel.labels.tolist(), panel.certified.tolist(), strict=True
     ):

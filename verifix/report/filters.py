@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 MOST = 16
 """Kernels along either side of the picture."""
-ZERO = 0.01
-"""A weight counts as near zero below this fraction of the largest one."""
+SMALL = 0.01
+"""A weight counts as small up to this fraction of the largest one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def filters(graph: Graph, first: int = 2) -> list[Filters]:
 def _filters(name: str, operation: Convolution) -> Filters:
     weight = operation.weight().detach().double().cpu().numpy()
     weight = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])  # kernels of one axis are rows
-    small = np.abs(weight) <= ZERO * np.abs(weight).max()
+    small = np.abs(weight) <= SMALL * np.abs(weight).max()
     return Filters(
         name,
         (weight.shape[0], weight.shape[1]),
@@ -57,48 +57,45 @@ def _filters(name: str, operation: Convolution) -> Filters:
 
 
 def filters_figure(found: Filters) -> Figure:
-    """A table of kernels, one row per output channel; those of a single input channel fill a square.
+    """A table of kernels: columns are output channels, rows are input channels; those of one input fill a square.
 
-    Zero is white; colours end where 99 % of the weights lie, so that a few large ones leave the others visible.
+    Zero is white. Colours end where 99 % of the weights lie, or at a fifth of the largest, so that a few large ones
+    leave the others visible and the others do not look large.
     """
-    kernels = found.kernels
-    outputs, inputs, height, width = kernels.shape
-    columns = max(1, round(outputs**0.5)) if inputs == 1 else inputs
-    rows = -(-outputs // columns) if inputs == 1 else outputs
-    flat = kernels.reshape(-1, height, width)
+    outputs, inputs, height, width = found.kernels.shape
+    columns = max(1, round(outputs**0.5)) if inputs == 1 else outputs
+    rows = -(-outputs // columns) if inputs == 1 else inputs
     tall, wide = height + 1, width + 1  # a line between kernels
     canvas = np.full((rows * tall + 1, columns * wide + 1), np.nan)
-    for number, kernel in enumerate(flat):
+    for number, kernel in enumerate(found.kernels.swapaxes(0, 1).reshape(-1, height, width)):
         row, column = divmod(number, columns)
         canvas[1 + row * tall : (row + 1) * tall, 1 + column * wide : (column + 1) * wide] = kernel
 
-    size = min(0.9, 7 / columns)
-    figure = new_figure(max(4.2, columns * size * wide / tall + 1.6), rows * size + 1.3)
+    size = min(0.9, 8 / max(rows, columns)) / max(tall, wide)  # inches of one weight
+    figure = new_figure(max(6.5, canvas.shape[1] * size + 1.8), canvas.shape[0] * size + 1.5)
     axes = figure.subplots()
-    largest = float(np.quantile(np.abs(kernels), 0.99)) or float(np.abs(kernels).max()) or 1.0
+    sizes = np.abs(found.kernels)
+    end = float(max(np.quantile(sizes, 0.99), sizes.max() / 5)) or 1.0
     axes.set_facecolor("0.8")
-    image = axes.imshow(canvas, cmap="RdBu", vmin=-largest, vmax=largest, interpolation="nearest")
-    figure.colorbar(image, ax=axes, label="weight", shrink=0.8, extend="both")
+    image = axes.imshow(canvas, cmap="RdBu", vmin=-end, vmax=end, interpolation="nearest")
+    figure.colorbar(image, ax=axes, label="weight", extend="both" if sizes.max() > end else "neither")
+    axes.set_xticks([])
+    axes.set_yticks([])
     if inputs > 1:
-        axes.set_xlabel("input channel")
-        axes.set_ylabel("output channel")
-        axes.set_xticks(
-            [i * wide + (width + 1) / 2 for i in range(0, inputs, 4)], [str(i) for i in range(0, inputs, 4)]
-        )
-        axes.set_yticks(
-            [i * tall + (height + 1) / 2 for i in range(0, outputs, 4)], [str(i) for i in range(0, outputs, 4)]
-        )
-    else:
-        axes.set_xticks([])
-        axes.set_yticks([])
-    of = (
-        ""
-        if (outputs, inputs) == found.channels
-        else f", the first {outputs} x {inputs} of " + " x ".join(map(str, found.channels))
-    )
+        axes.set_xlabel("output channel")
+        axes.set_ylabel("input channel")
+        axes.set_xticks(*_ticks(outputs, wide))
+        axes.set_yticks(*_ticks(inputs, tall))
+    shown = f", the first {outputs} x {inputs} of {found.channels[0]} x {found.channels[1]}"
     axes.set_title(
-        f"convolution {found.node}{of}\n{found.small_weights:.0%} of the weights and {found.small_filters:.0%} of the "
-        f"filters are small (below {ZERO:.0%} of the largest)",
+        f"convolution {found.node}{shown if (outputs, inputs) != found.channels else ''}\n{found.small_weights:.1%} of "
+        f"the weights and {found.small_filters:.1%} of the filters are below {SMALL:.0%} of the largest weight",
         fontsize="medium",
     )
     return figure
+
+
+def _ticks(channels: int, pitch: int) -> tuple[list[float], list[str]]:
+    """The middle of every kernel, or of every fourth where there are many."""
+    step = 1 if channels <= 4 else 4
+    return [i * pitch + pitch / 2 for i in range(0, channels, step)], [str(i) for i in range(0, channels, step)]

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 PROJECTIONS = (10, 50, 100)
 ESTIMATED = 10
 """Examples whose norms are estimated."""
-VARIABLES = 2500
-"""Of the largest linear program that is tried: it takes a few seconds, and there is one for each wrong class."""
+UNDECIDED = 2000
+"""Units of the largest linear program that is tried: it takes seconds, and there is one for each wrong class."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,6 @@ def _tightness(graph: Graph, data: Dataset, ball: Ball, method: Method, progress
     parts = []
     for i in range(len(data)):
         x, y = data.images[i : i + 1], data.labels[i : i + 1]
-        parts.append(tightness("", graph, x, y, ball, method, most=VARIABLES))
+        parts.append(tightness("", graph, x, y, ball, method, most=UNDECIDED))
         progress("linear programs", i + 1, len(data))
     return join(f"{len(data)} examples, eps {ball.eps:g}", parts)
