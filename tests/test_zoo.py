@@ -54,6 +54,7 @@ MNIST, CIFAR, HAR = (1, 28, 28), (3, 32, 32), (561,)
 
 # name, parameters, hidden ReLU units (None: not published, checked only where it says something), input, classes
 NETWORKS: list[tuple[str, Callable[[], nn.Module], int, int | None, tuple[int, ...], int]] = [
+    ("digits_small", zoo.digits_small, 19_242, 832, (1, 8, 8), 10),
     ("mnist_small", zoo.mnist_small, 166_406, 4_804, MNIST, 10),
     ("mnist_wide_1", lambda: zoo.mnist_wide(1), 52_182, None, MNIST, 10),
     ("mnist_wide_4", lambda: zoo.mnist_wide(4), wide(4), None, MNIST, 10),

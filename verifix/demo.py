@@ -18,6 +18,7 @@ from verifix.graph import Graph, capture
 from verifix.report import accuracy_picture
 from verifix.sets import Ball
 from verifix.train import Epoch, TrainSettings, train
+from verifix.zoo import digits_small
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -51,22 +52,13 @@ class Curve:
     """Certificates that the attack broke: any number but zero is a bug in verifix."""
 
 
-def network(seed: int) -> nn.Sequential:
-    """A small convolutional network for 8 x 8 digits."""
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10),
-    )  # fmt: skip
-
-
 def run_demo(settings: Settings, progress: Progress) -> list[Curve]:
     """Train one network normally and one through the engine's bounds, then certify and attack both on test digits."""
     digits, test = load("digits:train"), load("digits:test")
     curves = []
     for name, robust in (("standard training", False), ("robust training", True)):
-        model, how = network(settings.seed), train_settings(settings, robust)
+        torch.manual_seed(settings.seed)
+        model, how = digits_small(), train_settings(settings, robust)
         train(model, digits, how, on_epoch=_reporter(progress, name, how.epochs))
         curves.append(_evaluate(name, model, capture(model, digits.images[:1]), test, settings, progress))
     return curves

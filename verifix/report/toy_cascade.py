@@ -83,7 +83,5 @@ def toy_cascade(settings: ToySettings, progress: Callable[[int, int], None]) -> 
         )
         certified = (mine & result.verified)[asked]
         grid = class_grid(model, side)
-        panels.append(
-            BoundaryPanel(title, side, grid, data.images[asked], data.labels[asked], settings.eps, certified)
-        )
+        panels.append(BoundaryPanel(title, side, grid, data.images[asked], data.labels[asked], settings.eps, certified))
     return found, panels

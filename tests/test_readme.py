@@ -1,0 +1,56 @@
+"""The README works as written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from verifix.cli.main import main
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    return re.search(rf"## {title}\n(.*?)\n## ", README, re.DOTALL)[1]  # type: ignore[index]
+
+
+def blocks(text: str, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_transcript_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = blocks(section("Train a network that can be certified"))[0].splitlines()
+    assert len(lines) >= 7
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "verifix"
+        assert main(arguments) == 0, line
+    summaries = {name: json.loads((tmp_path / name / "summary.json").read_text())
+                 for name in ("certified", "detected", "radii", "cascade-certified")}  # fmt: skip
+    assert summaries["certified"]["certified_error"] < 0.25
+    assert summaries["certified"]["clean_error"] < 0.1
+    assert summaries["cascade-certified"]["stages"][1]["entered"] > 0
+    assert (tmp_path / "run/curves.png").exists()
+    assert (tmp_path / "radii/radius.png").exists()
+    assert list((tmp_path / "pictures").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_python_of_training() -> None:
+    (code,) = blocks(section("Train a network that can be certified"), "python")
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["training"].best.validation.robust_error < 0.25  # type: ignore[attr-defined]
+
+
+def test_every_command_is_mentioned() -> None:
+    from verifix.cli.main import COMMANDS
+
+    for command in COMMANDS:
+        assert f"`verifix {command}" in README or f"verifix {command} " in README, command
