@@ -80,7 +80,7 @@ def test_estimates_are_refused(estimator: str, tmp_path: Path) -> None:
 
 def test_cascades_are_certified_exactly() -> None:
     model, _, _ = network()
-    with pytest.raises(ValueError, match="certify it exactly"):
+    with pytest.raises(ValueError, match="use exact"):
         Cascade([model], vx.Ball("linf", 0.01), parse_method("cap", GEOMETRIC))
 
 

@@ -29,8 +29,9 @@ from verifix.tensors import contract, flatten
 
 logger = logging.getLogger(__name__)
 Interval = tuple[Tensor, Tensor]
-SLAB = 4.0
-"""Parallel planes are made of terms that add up to at most three times their node's magnitude, and round once more."""
+SLAB = 6.0
+"""Parallel planes are made of terms that add up to at most three times their node's magnitude, as are centers; rows of
+single coordinates add one more, and what is put together rounds once more."""
 
 
 class Engine:

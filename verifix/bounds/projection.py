@@ -178,15 +178,19 @@ class Projection:
         The planes depend on earlier draws, so every node has draws of its own.
         """
         spread = self._largest_coordinate(name)
+        slack = 1 + 4 * torch.finfo(spread.dtype).eps  # for what is rounded when it is put together
         if (logs := self._gather(name, "cauchy", account.k, torch.log)) is not None:
-            geometric = (logs / account.k).amax(1).exp() * (1 + LOGARITHMS)
-            spread = spread + geometric * account.inflation(log_levels).to(geometric)[:, None]
+            geometric = (
+                (logs / account.k).amax(1).exp() * (1 + LOGARITHMS) * account.inflation(log_levels).to(logs)[:, None]
+            )
+            spread = (spread + geometric.to(spread)) * slack
         if (squares := self._gather(name, "normal", account.k, torch.square)) is not None:
-            spread = spread + squares.sum(1).sqrt() * account.deflation(log_levels).to(squares)[:, None]
+            length = squares.sum(1).sqrt() * account.deflation(log_levels).to(squares)[:, None]
+            spread = (spread + length.to(spread)) * slack
         return spread
 
     def _gather(self, name: str, kind: Drawn, k: int, of: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Sums of a function of the sizes of fresh rows over each group: ``(n, groups, entries)``.
+        """Sums of a function of the sizes of fresh rows over each group, in float64: ``(n, groups, entries)``.
 
         Every row is enlarged by a bound on its own rounding, which is relative to its largest draw.
         """
@@ -200,6 +204,7 @@ class Projection:
             sizes = flatten(rows, 2).abs()
             if error is not None:
                 sizes = sizes + torch.stack(largest).amax(0)[:, None] * flatten(error, 1)[:, None]
+            sizes = sizes.double()
             if total is None:
                 total = sizes.new_zeros(len(sizes), self.estimator.groups, sizes.shape[2])
             for row in range(min(BLOCK, self.rows - first)):

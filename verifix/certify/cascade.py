@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from verifix.bounds import MethodLike, parse_method
+from verifix.bounds import MethodLike
+from verifix.bounds.method import exact_methods
 from verifix.certify.certify import certify, predict
 from verifix.certify.specification import check_labels
 from verifix.certify.verdict import Verdict
@@ -106,11 +107,8 @@ class Cascade:
             raise InvalidType("ball", ball, "a Ball: sets of another kind need not be symmetric")
         self.stages = list(stages)
         self.ball = ball
-        self.method = parse_method(method)
-        for choice in self.method:
-            if not choice.estimator.exact:
-                remedy = "use exact: answers are compared with certificates at inputs that an adversary chooses"
-                raise InvalidValue("estimator", str(choice.estimator), remedy)
+        # exact: answers are compared with certificates at inputs that an adversary chooses
+        self.method = exact_methods(method)
         self.memory = memory
         self._graphs: list[Graph] = []
 
