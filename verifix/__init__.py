@@ -12,8 +12,19 @@ from __future__ import annotations
 
 import torch as _torch  # noqa: F401  (first: its libgomp is the one that our extension shares)
 
-from verifix.bounds import Method, bounds
-from verifix.certify import Cascade, Margins, Result, Rows, Verdict, certify
+from verifix.bounds import Confidence, Estimator, Method, bounds
+from verifix.certify import (
+    Cascade,
+    Detection,
+    Margins,
+    Radii,
+    Result,
+    Rows,
+    Verdict,
+    certify,
+    detect,
+    radius,
+)
 from verifix.graph import Graph, capture
 from verifix.sets import Ball, Box, InputSet
 
@@ -21,14 +32,20 @@ __all__ = [
     "Ball",
     "Box",
     "Cascade",
+    "Confidence",
+    "Detection",
+    "Estimator",
     "Graph",
     "InputSet",
     "Margins",
     "Method",
+    "Radii",
     "Result",
     "Rows",
     "Verdict",
     "bounds",
     "capture",
     "certify",
+    "detect",
+    "radius",
 ]

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from verifix.bounds import Method, MethodLike, parse_method
+from verifix.bounds import MethodLike
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.bounds.tiles import budget
 from verifix.certify.certify import classifier, logits_at_test_time, lower_margins
+from verifix.certify.chance import exact_methods
 from verifix.certify.search import Margin, largest_radius
 from verifix.certify.specification import Margins
 from verifix.certify.verdict import Verdict
@@ -120,23 +121,6 @@ def radius(
 
         labels = specification.labels.to(predictions.device)
         return _search(margin, _clean_margins(logits, labels), most, predictions == labels, predictions, tolerance)
-
-
-def exact_methods(method: MethodLike) -> tuple[Method, ...]:
-    """The methods, if their bounds hold without fail; an estimate does not, and the best of several tries still less.
-
-    Raises:
-        InvalidValue: an estimator other than exact, or an unknown name.
-    """
-    methods = parse_method(method)
-    for part in methods:
-        if not part.estimator.exact:
-            raise InvalidValue(
-                "method",
-                f"{part.estimator}",
-                "only certificates that hold without fail count here: use the exact estimator",
-            )
-    return methods
 
 
 def _search(margin: Margin, clean: Tensor, most: Tensor, right: Tensor, predictions: Tensor, tolerance: float) -> Radii:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from verifix.bounds.tiles import check_memory
-from verifix.certify.radius import TOLERANCE, exact_methods, radius
+from verifix.certify.chance import exact_methods
+from verifix.certify.radius import TOLERANCE, radius
 from verifix.certify.run import (
     DEFAULT_BATCH,
     Progress,
@@ -133,7 +134,8 @@ def summarise_radii(records: list[RadiusRecord], seconds: float, settings: Mappi
     ordered = sorted(record.eps for record in records)
     places = {"least": 0.0, "lower_quartile": 0.25, "median": 0.5, "upper_quartile": 0.75, "largest": 1.0}
     factor = 1 + settings["tolerance"]
-    closed = sum(record.uncertified is not None and record.uncertified <= record.eps * factor for record in records)
+    ends = [(record.eps, record.uncertified) for record in records]
+    closed = sum(above is not None and 0 < above <= eps * factor for eps, above in ends)
     return {
         "n": n,
         "clean_error": sum(record.prediction != record.label for record in records) / n,

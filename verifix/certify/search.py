@@ -33,7 +33,7 @@ START = 0.01
 PILOTS = (1, 8)
 """So many inputs are solved first, and then so many; the others start from the results of these."""
 LEAST = 2.0**-64
-"""Where nothing is certified down to this fraction of the largest radius, nothing but zero is left to try."""
+"""Where nothing is certified down to this radius, or this fraction of the largest if that is below 1, none is tried."""
 SLOPES = (0.5, 100.0)
 """The range of slopes of ``v`` that are passed on between inputs."""
 
@@ -91,7 +91,7 @@ class _Search:
         self.margin, self.clean, self.most = margin, clean, most
         self.tolerance = tolerance
         self.aim = 0.98 * math.log1p(tolerance)  # less, for the rounding of logarithms
-        self.least = most * LEAST
+        self.least = most.clamp(max=1.0) * LEAST
         self.low, self.high = torch.zeros_like(clean), torch.full_like(clean, math.inf)
         self.slope = torch.full_like(clean, math.nan)
         self.evaluations = torch.zeros_like(clean, dtype=torch.int64)
@@ -141,7 +141,8 @@ class _Search:
     def _open(self, inputs: Tensor) -> Tensor:
         """Which searches are not at their end."""
         low, high, least = self.low[inputs], self.high[inputs], self.least[inputs]
-        closed = (high <= low * (1 + self.tolerance)) | (low >= self.most[inputs]) | (high <= least)
+        closed = (high <= low * (1 + self.tolerance)) | (low >= self.most[inputs])
+        closed |= (low == 0) & (high <= 2 * least)
         return ~closed
 
     def _logarithms(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
