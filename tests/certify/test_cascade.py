@@ -229,7 +229,9 @@ class TestRefused:
     @pytest.mark.parametrize("estimator", ["median:50", "geometric"])
     def test_estimates(self, estimator: str) -> None:
         methods = parse_method("cap", estimator)
-        assert f"estimator = {estimator}: does not bound for certain" in self.refused([LINE], vx.Ball("linf", 0.1), methods)
+        assert f"estimator = {estimator}: does not bound for certain" in self.refused(
+            [LINE], vx.Ball("linf", 0.1), methods
+        )
 
     @pytest.mark.parametrize("eps", [torch.full((3,), 0.1), torch.full((3, 1, 1), 0.1), torch.tensor([0.1])])
     def test_a_radius_for_each_input(self, eps: Tensor) -> None:

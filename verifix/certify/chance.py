@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from verifix.bounds import Confidence, Method, MethodLike, parse_method
+from verifix.bounds import Confidence, Method
 from verifix.errors import InvalidValue
 
 
@@ -24,19 +24,6 @@ def share_delta(methods: tuple[Method, ...]) -> tuple[Method, ...]:
             )
     count = sum(may_fail(method) for method in methods)
     return tuple(_share(method, count) if may_fail(method) else method for method in methods)
-
-
-def exact_methods(method: MethodLike) -> tuple[Method, ...]:
-    """The methods, if their bounds hold without fail; an estimate does not, and the best of several tries still less.
-
-    Raises:
-        InvalidValue: an estimator other than exact, or an unknown name.
-    """
-    methods = parse_method(method)
-    for part in methods:
-        if not part.estimator.exact:
-            raise InvalidValue("estimator", str(part.estimator), "only bounds that never fail count here: use exact")
-    return methods
 
 
 def _share(method: Method, count: int) -> Method:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from verifix.bounds import MethodLike
+from verifix.bounds.method import exact_methods
 from verifix.bounds.tiles import check_memory
 from verifix.certify.certify import certify, classifier, predict
-from verifix.certify.chance import exact_methods
 from verifix.certify.run import DEFAULT_BATCH, Progress, certify_run, graph_within, versions
 from verifix.certify.store import Record
 from verifix.certify.verdict import Result, Verdict

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from verifix.bounds import MethodLike
+from verifix.bounds.method import exact_methods
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.bounds.tiles import budget
 from verifix.certify.certify import classifier, logits_at_test_time, lower_margins
-from verifix.certify.chance import exact_methods
 from verifix.certify.search import Margin, largest_radius
 from verifix.certify.specification import Margins
 from verifix.certify.verdict import Verdict

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from verifix.bounds.method import exact_methods
 from verifix.bounds.tiles import check_memory
-from verifix.certify.chance import exact_methods
 from verifix.certify.radius import TOLERANCE, radius
 from verifix.certify.run import (
     DEFAULT_BATCH,
