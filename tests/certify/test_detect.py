@@ -128,7 +128,7 @@ def test_ties_and_overflow_are_flagged() -> None:
         ({"x": [0.0]}, InvalidType, r"^x is a list"),
         ({"x": torch.zeros(1, 2, dtype=torch.int64)}, InvalidType, r"^x is a Tensor: pass a floating-point tensor"),
         ({"method": "magic"}, InvalidValue, r"^method = 'magic'"),
-        ({"method": vx.Method("backward", "same", "median:9")}, InvalidValue, r"^estimator = median:9: only bounds"),
+        ({"method": vx.Method("backward", "same", "median:9")}, InvalidValue, r"^estimator = median:9: does not bound"),
         ({"x": torch.full((1, 2), 2.0), "ball": vx.Ball("l2", 0.1, (0, 1))}, InvalidValue, r"^x = 1 of 1 inputs outs"),
     ],
 )

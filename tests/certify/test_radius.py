@@ -222,7 +222,7 @@ def test_inputs_and_gradients_are_left_alone() -> None:
         ({"norm": "l7"}, InvalidValue, r"^norm = 'l7': choose one of linf, l2, l1"),
         ({"box": (1, 0)}, InvalidValue, r"^box = "),
         ({"method": "magic"}, InvalidValue, r"^method = 'magic'"),
-        ({"method": vx.Method("backward", "same", "median:9")}, InvalidValue, r"^estimator = median:9: only bounds"),
+        ({"method": vx.Method("backward", "same", "median:9")}, InvalidValue, r"^estimator = median:9: does not bound"),
         ({"max_eps": 0}, InvalidValue, r"^max_eps = 0: must be finite and above 0$"),
         ({"max_eps": math.inf}, InvalidValue, r"^max_eps = inf"),
         ({"max_eps": "1"}, InvalidType, r"^max_eps is a str: pass a number$"),
