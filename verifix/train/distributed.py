@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -105,4 +106,5 @@ def joined(device: str) -> Iterator[str]:
     try:
         yield device
     finally:
+        gc.collect()  # DistributedDataParallel is part of cycles and holds on to the group; left to the exit, it may abort
         distributed.destroy_process_group()
