@@ -106,5 +106,5 @@ def joined(device: str) -> Iterator[str]:
     try:
         yield device
     finally:
-        gc.collect()  # DistributedDataParallel is part of cycles and holds on to the group; left to the exit, it may abort
+        gc.collect()  # DistributedDataParallel is part of cycles and holds on to the group: at the exit that may abort
         distributed.destroy_process_group()
