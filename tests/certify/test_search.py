@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -99,6 +99,7 @@ def anything(draw: st.DrawFn) -> Curve:
     return lambda eps: levels[sum(eps > point for point in breaks)]
 
 
+@settings(max_examples=50)
 @given(st.lists(powers | kinked() | anything(), min_size=1, max_size=14), st.sampled_from([1e-9, 1e-5, 1e-2, 1.0]))
 def test_both_ends_were_evaluated(curves: list[Curve], tolerance: float) -> None:
     search(curves, tolerance=tolerance)
@@ -117,6 +118,7 @@ def test_no_radius_beyond_the_largest(curves: list[Curve], most: float) -> None:
     search(curves, most=most)
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(roots, st.floats(0.5, 30), st.floats(1e-6, 1e6)), min_size=1, max_size=14))
 def test_roots_of_powers(parameters: list[tuple[float, float, float]]) -> None:
     bracket, _ = search([power(*each) for each in parameters])
@@ -128,6 +130,7 @@ def test_roots_of_powers(parameters: list[tuple[float, float, float]]) -> None:
         assert root / slack <= high
 
 
+@settings(max_examples=50)
 @given(st.lists(kinked(), min_size=1, max_size=9))
 def test_equal_to_a_bisection(curves: list[Curve]) -> None:
     bracket, _ = search(curves)

@@ -35,14 +35,14 @@ def check(graph: Graph, data: Dataset, records: list[dict[str, Any]]) -> None:
     assert above.verified.double().mean() <= 0.01
     assert sum(record["evaluations"] for record in records) <= 8 * len(records)
     low, high = torch.zeros_like(eps), torch.full_like(eps, 0.5)
-    while (high - low).max() > 1e-8:
+    while (high - low).max() > 1e-7:
         middle = (low + high) / 2
         verified = vx.certify(graph, data.images, own, vx.Ball("linf", middle), "cap").verified
         low, high = torch.where(verified, middle, low), torch.where(verified, high, middle)
     assert ((eps - low).abs() <= 1e-5).double().mean() >= 0.99
 
 
-@pytest.mark.parametrize("n", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [50, pytest.param(1000, marks=pytest.mark.slow)])
 def test_radii(verifix: Callable[..., Any], data_dir: Path, models_dir: Path, tmp_path: Path, n: int) -> None:
     args = ["--weights", f"{models_dir}/{WEIGHTS}", "--data", f"mnist:{data_dir / 'mnist'}", "--limit", n]
     assert verifix("radius", "verifix.zoo:mnist_small", *args, "--out", tmp_path / "run").status == 0
