@@ -25,8 +25,9 @@ def main(*runs: Path) -> str:
     """Write both files from one or more runs on one machine, and return the text of ``RESULTS.md``."""
     stored = [json.loads(run.read_text()) for run in runs]
     facts = [entry["extra_info"] for run in stored for entry in run["benchmarks"] if "case" in entry["extra_info"]]
-    machine: dict[str, Any] = facts[0]["machine"] if facts else {}
-    cases = [fact["case"] for fact in facts]
+    machine: dict[str, Any] = dict(facts[0]["machine"]) if facts else {}
+    machine.pop("commit", None)
+    cases = [fact["case"] | {"commit": fact["machine"]["commit"]} for fact in facts]
     results = _short({"machine": machine, "date": stored[0]["datetime"][:10], "cases": cases})
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = _markdown(results)
@@ -55,9 +56,10 @@ def _markdown(results: dict[str, Any]) -> str:
         parts += [f"{_note(case)}\n" for case in cases if _NOTED & case.keys()]
         rates = sorted(case["matrix_gflops"] for case in cases)
         copies = sorted(case["copy_gbytes_per_second"] for case in cases)
+        commits = ", ".join(dict.fromkeys(case["commit"] for case in cases))
         parts.append(
             f"Measured in the same rounds: matrix rate {rates[0]} to {rates[-1]} GFLOP/s, "
-            f"copy {copies[0]} to {copies[-1]} GB/s.\n"
+            f"copy {copies[0]} to {copies[-1]} GB/s; commit {commits}.\n"
         )
     return "\n".join(parts)
 

@@ -102,6 +102,22 @@ def test_what_was_estimated_is_counted() -> None:
     assert Engine(graph, inputs, parse_method("cap")[0]).confidence() is None
 
 
+@torch.no_grad()
+def test_activations_of_the_input_itself_are_no_estimates() -> None:
+    model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(200, 190), torch.nn.ReLU(), torch.nn.Linear(190, 2))
+    x = torch.rand(2, 200, dtype=DOUBLE) - 0.5
+    engine = Engine(
+        capture(model.double(), x), Ball("linf", 0.1).around(x), Method("backward", "same", Estimator("geometric", K))
+    )
+    engine.rows("3", torch.eye(2, dtype=DOUBLE)[None], upper=False)
+    confidence = engine.confidence()
+    assert confidence is not None
+    assert confidence.estimates.tolist() == [190, 190]
+    assert engine._projection is not None
+    assert engine._projection.account is not None
+    assert float(engine._projection.account._left.max()) < 1e-12  # nothing is kept for them
+
+
 def drawn_in_single(kind: Drawn, seed: int, label: str, k: int, shape: Shape, like: Tensor) -> Tensor:
     return draw(kind, seed, label, k, shape, like.float()).to(like)
 

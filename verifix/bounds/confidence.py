@@ -13,7 +13,7 @@ from torch import Tensor
 from verifix.bounds.estimator import Estimator
 from verifix.bounds.tail import LARGEST_INFLATION, TARGET_INFLATION, inflation, rows_for
 from verifix.errors import InvalidValue
-from verifix.graph import Graph
+from verifix.graph import INPUT, Graph
 
 _ROUNDING = 1e-9
 
@@ -51,7 +51,7 @@ class Account:
     def __init__(self, graph: Graph, estimator: Estimator, inputs: int, terms: Callable[[str], int]) -> None:
         self.estimator, self._terms = estimator, terms
         self.delta = estimator.delta or 0.0
-        hidden = dict.fromkeys(node.inputs[0] for node in graph.nonlinear(graph.output))
+        hidden = dict.fromkeys(node.inputs[0] for node in graph.nonlinear(graph.output) if node.inputs[0] != INPUT)
         self._claims = {name: terms(name) * math.prod(graph.shape_of(name)) for name in hidden}
         self._left = torch.full((inputs,), self.delta * (1 - _ROUNDING), dtype=torch.float64)
         self.estimates = torch.zeros(inputs, dtype=torch.int64)
