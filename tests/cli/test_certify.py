@@ -382,10 +382,12 @@ class TestKilled:
     ) -> None:
         process = start(*LONG, "--out", "run", cwd=place)
         wait_for_results(process, place / "run", 0)
+        process.send_signal(signal.SIGSTOP)  # else it may be done before the second has begun
         second = verifix(*LONG, "--out", "run", "--resume")
         assert second.status == 2
         assert "another process is working on this run" in second.err
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         out, err = process.communicate()
         assert (process.returncode, out) == (130, "")
         decided = len(lines(place / "run"))

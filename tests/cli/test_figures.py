@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,7 @@ class TestToy:
         assert "robust error at most" in out and "tightness" in out
         settings = json.loads((place / "new/pictures/settings.json").read_text())["settings"]
         assert (settings["seed"], settings["points"], settings["widths"]) == (3, 3, [2, 10, 2])
-        assert len(list((place / "new/pictures").iterdir())) == 9
+        assert len(list((place / "new/pictures").iterdir())) == 11
 
     def test_a_broken_certificate_is_a_status_of_its_own(
         self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch
@@ -51,7 +52,8 @@ class TestToy:
         from verifix.report import toy_figures
 
         wrong = toy_figures.ToyResult("robust training", torch.tensor([True]), torch.tensor([True]), 1)
-        monkeypatch.setattr(toy_figures, "draw_toy", lambda *args: ([wrong], []))
+        cascade = Namespace(alone=torch.tensor([True]), certified=torch.tensor([True]), broken=0)
+        monkeypatch.setattr(toy_figures, "draw_toy", lambda *args: ([wrong], cascade, []))
         assert verifix("figures", "toy", "--out", "pictures")[0] == 1
 
     def test_out_is_a_file(self, verifix: Callable[..., Any], place: Path) -> None:
@@ -61,7 +63,7 @@ class TestToy:
         assert err == "verifix: error: out = taken/pictures: is a file, or lies under one: name a folder\n"
 
 
-STAGES = ("standard training", "robust training", "linear programs")
+STAGES = ("standard training", "robust training", "linear programs", "cascade")
 
 
 class TestNetwork:

@@ -47,7 +47,7 @@ def inflation(log_level: float, k: int, groups: int = 1) -> float:
     most ``exp(log_level)``; rounded up.
 
     >>> round(inflation(math.log(0.01 / 6572), 2000), 3)
-    1.177
+    1.179
     """
     wanted = log_level / groups  # all of the groups have to fail
     if wanted >= 0:

@@ -148,7 +148,7 @@ def complete(
         summary = summarise(store.records, store.seconds(), store.settings)
         store.write_summary(summary)
     except KeyboardInterrupt:
-        remedy = f"{store.decided} of {total} inputs are decided; run the same command with --resume to continue"
+        remedy = f"{store.written()} of {total} inputs are decided; run the same command with --resume to continue"
         raise RunInterrupted(f"{store.folder}: {remedy}") from None
     return summary
 

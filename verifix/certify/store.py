@@ -145,6 +145,10 @@ class RunStore(Generic[R]):
         """How many inputs are decided: those with index 0 up to this number."""
         return len(self.records)
 
+    def written(self) -> int:
+        """How many inputs are decided on disk; more than :attr:`decided`, where :meth:`append` was interrupted."""
+        return _whole_lines(self._read("results.jsonl")).count(b"\n")
+
     def append(self, records: Iterable[R], seconds: float) -> None:
         """Add those of a chunk's records that are not there yet, and what the chunk took; both are on disk on return.
 
