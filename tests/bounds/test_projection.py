@@ -121,6 +121,14 @@ def test_estimates_are_unbiased(k: int) -> None:
         assert abs(float(estimates.mean()) - 1) < 4 * float(estimates.std()) / math.sqrt(count)
 
 
+def test_labels_have_draws_of_their_own() -> None:
+    """These two agree in 32 bits of a hash, which is all that torch's generator would read of a seed."""
+    like = torch.zeros(1, dtype=DOUBLE)
+    first, second, again = (draw("cauchy", 0, label, 4, (25,), like) for label in ("8607", "141558", "8607"))
+    assert torch.equal(first, again)
+    assert not (first == second).any()
+
+
 def test_the_mean_of_the_median_against_order_statistics() -> None:
     # of 2: P(min |C| > x) = P(|C| > x)^2, with mean 4 log 2 / pi; of 3, by simulation
     assert mean_of_median(2) == pytest.approx(4 * math.log(2) / math.pi, rel=1e-8)
