@@ -86,16 +86,18 @@ def test_cascades_are_certified_exactly() -> None:
 
 def test_runs_carry_it_line_by_line(tmp_path: Path) -> None:
     model, x, y = network()
+    y = y.clone()
+    y[:2] = (y[:2] + 1) % 3  # two that the network gets wrong: never certified
     data = Dataset("drawn", "test", x, y, 3)
-    ball = vx.Ball("linf", 0.004)
+    ball = vx.Ball("linf", 0.014)
     summary = certify_run(model, data, ball, out=tmp_path / "run", estimator=GEOMETRIC, batch=5)
     lines = [json.loads(line) for line in (tmp_path / "run/results.jsonl").read_text().splitlines()]
     assert [(line["delta"], line["k"], line["m"], line["estimates"]) for line in lines] == [(0.05, 120, 1, 285)] * 12
     verified = sum(line["verdict"] == "verified" for line in lines)
-    assert verified > 0
+    assert 0 < verified < 10
     assert summary["confidence"] == {
         "delta": 0.05, "k": 120, "m": 1, "estimates": 12 * 285, "most_estimates": 285, "certain": 0,
-        "delta_of_all": pytest.approx(0.05 * verified),
+        "delta_of_all": pytest.approx(0.05 * 10),  # of all that might have been verified
     }  # fmt: skip
     with pytest.raises(ValueError, match="estimator_seed"):
         other = Estimator("geometric", 120, delta=0.05, seed=4)

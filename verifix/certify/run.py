@@ -255,17 +255,20 @@ def summarise(records: list[Record], seconds: float, settings: Mapping[str, Any]
 
 
 def _confidence(records: Sequence[ChanceRecord]) -> dict[str, Any]:
-    """With which probability certificates hold: each by itself, and all of them together."""
+    """With which probability certificates hold: each by itself, and all of them together.
+
+    What estimates say decides which inputs are verified, so the union bound is over all that might have been.
+    """
     verified = [record for record in records if record.verdict == Verdict.VERIFIED]
-    failing = [record for record in verified if record.estimates]
+    tried = [record for record in records if record.estimates and record.verdict != Verdict.FALSIFIED]
     return {
         "delta": max(record.delta for record in records),
         "k": max(record.k for record in records),
         "m": max(record.m for record in records),
         "estimates": sum(record.estimates for record in records),
         "most_estimates": max(record.estimates for record in records),
-        "certain": len(verified) - len(failing),
-        "delta_of_all": min(1.0, math.fsum(record.delta for record in failing)),
+        "certain": sum(not record.estimates for record in verified),
+        "delta_of_all": min(1.0, math.fsum(record.delta for record in tried)),
     }
 
 
