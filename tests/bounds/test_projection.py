@@ -94,6 +94,23 @@ def test_parallel_planes_hold_for_every_operation(data: st.DataObject, graph: Gr
         assert (gap <= 1e-9 * (1 + center.abs() + spread)).all()
 
 
+@torch.no_grad()
+def test_the_terms_of_many_max_poolings_are_accounted() -> None:
+    """Every one moves the center up by half of what it may add, though bounds and magnitudes stay the same."""
+    model = nn.Sequential(*(nn.MaxPool2d((1, 2), 1) for _ in range(12)), nn.ReLU())
+    x = torch.zeros(1, 1, 1, 16, dtype=DOUBLE)
+    engine = Engine(
+        capture(model, x), Ball("linf", 1.0).around(x), Method("backward", "same", Estimator("geometric", 500))
+    )
+    engine.rows("12", torch.zeros(1, 1, 1, 1, 4, dtype=DOUBLE))
+    assert engine._projection is not None
+    engine._projection._prepare("11")
+    center = engine._projection._center.at("11")
+    assert center is not None
+    assert float((center / engine._magnitude("11")).amax()) > 11
+    assert (center <= engine._slack("11") * engine._magnitude("11")).all()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @torch.no_grad()
 def test_rows_have_the_scale_of_the_exact_norm(norm: Norm) -> None:

@@ -23,15 +23,16 @@ from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error
 from verifix.bounds.tiles import bytes_of_passes, row_tiles
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph, Node
-from verifix.operations import Affine, Levels, Nonlinear, Relaxation, Shape, Slab
+from verifix.operations import Affine, Levels, MaxPool, Nonlinear, Relaxation, Shape, Slab
 from verifix.sets import InputSet
 from verifix.tensors import contract, flatten
 
 logger = logging.getLogger(__name__)
 Interval = tuple[Tensor, Tensor]
 SLAB = 6.0
-"""Parallel planes are made of terms that add up to at most three times their node's magnitude, as are centers; rows of
-single coordinates add one more, and what is put together rounds once more."""
+"""The terms of a center add up to at most its node's magnitude and one more for every max pooling before it, and so do
+those of a row per unit of its largest draw (``docs/projections.md``). This leaves room for rows of single coordinates,
+for the rounding of the planes, and for what rounds once more when it is put together."""
 
 
 class Engine:
@@ -165,7 +166,7 @@ class Engine:
             projection.settle(name)
             return self._backward_node(name, wanted)
         center, spread = projection(name, chosen & ~exact.reshape(-1, *[1] * len(shape)))
-        low, high = self._rounded(name, center - spread, center + spread, SLAB)
+        low, high = self._rounded(name, center - spread, center + spread, self._slack(name))
         if wanted is not None:
             low, high = torch.where(wanted, low, -math.inf), torch.where(wanted, high, math.inf)
         if bool(exact.any()):
@@ -200,6 +201,10 @@ class Engine:
         }
         return engine
 
+    def _slack(self, name: str) -> float:
+        """What the terms of a center or a row at a node add up to, at most, in units of its magnitude."""
+        return SLAB + sum(isinstance(node.operation, MaxPool) for node in self.graph.ancestors(name))
+
     def _slab(self, name: str) -> Slab:
         return self.relaxations[name].slab(*self._preactivations[self.graph.node(name).inputs[0]])
 
@@ -210,7 +215,9 @@ class Engine:
             return None
         factor, floor = relative_error(self.graph, name, self.dtype), underflow(self.graph, name, self.dtype)
         size = self._magnitude(name)
-        return SLAB * (factor * size + floor * self._largest_magnitude(name).reshape(-1, *[1] * (size.dim() - 1)))
+        return self._slack(name) * (
+            factor * size + floor * self._largest_magnitude(name).reshape(-1, *[1] * (size.dim() - 1))
+        )
 
     def _pass(
         self, name: str, rows: Tensor | None, *, upper: bool, wanted: Tensor | None = None
