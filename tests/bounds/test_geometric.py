@@ -118,6 +118,19 @@ def test_activations_of_the_input_itself_are_no_estimates() -> None:
     assert float(engine._projection.account._left.max()) < 1e-12  # nothing is kept for them
 
 
+@pytest.mark.parametrize("size", [1e-100, 1e-165, 1e-250])
+@torch.no_grad()
+def test_squares_that_underflow_are_not_lost(size: float) -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(140, 150, bias=False), torch.nn.ReLU(), torch.nn.Linear(150, 2)
+    ).double()
+    sets = Ball("l2", size).around(torch.zeros(1, 140, dtype=DOUBLE))
+    graph = capture(model, torch.ones(1, 140, dtype=DOUBLE))
+    _, upper = Engine(graph, sets, Method("backward", "same", Estimator("geometric", K, delta=0.01))).node("0")
+    _, exact = Engine(graph, sets, Method("backward", "same")).node("0")
+    assert (upper >= exact * (1 - 1e-6)).all()
+
+
 def drawn_in_single(kind: Drawn, seed: int, label: str, k: int, shape: Shape, like: Tensor) -> Tensor:
     return draw(kind, seed, label, k, shape, like.float()).to(like)
 

@@ -185,7 +185,8 @@ class Projection:
             )
             spread = (spread + geometric.to(spread)) * slack
         if (squares := self._gather(name, "normal", account.k, torch.square)) is not None:
-            length = squares.sum(1).sqrt() * account.deflation(log_levels).to(squares)[:, None]
+            lost = self.rows * torch.finfo(squares.dtype).tiny  # squares that underflow
+            length = (squares.sum(1) + lost).sqrt() * account.deflation(log_levels).to(squares)[:, None]
             spread = (spread + length.to(spread)) * slack
         return spread
 
