@@ -212,6 +212,20 @@ def test_margins_are_exact_given_the_hidden_bounds() -> None:
     torch.testing.assert_close(got, exact.rows("4", rows), rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("estimator", [Estimator("median", 5), Estimator("geometric", 55, delta=0.5)])
+@torch.no_grad()
+def test_outputs_are_exact_given_the_hidden_bounds(estimator: Estimator) -> None:
+    """However many they are: nothing is left of delta for them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*list(network()[0])[:4], nn.Linear(50, 70)).double()
+    sets = Ball("linf", 0.05).around(torch.rand(2, 40, dtype=DOUBLE))
+    estimated = Engine(capture(model, sets.center), sets, Method("backward", "same", estimator))
+    got = estimated.node("4")
+    exact = Engine(capture(model, sets.center), sets, parse_method("cap")[0])
+    exact.relaxations, exact._preactivations = dict(estimated.relaxations), dict(estimated._preactivations)
+    torch.testing.assert_close(got, exact._backward_node("4"), rtol=1e-14, atol=1e-14)
+
+
 @torch.no_grad()
 def test_seeds_matter_and_repeat() -> None:
     _, graph = network()

@@ -128,7 +128,8 @@ class Engine:
     def _compute_preactivation(self, name: str) -> Interval:
         if self.method.intermediate == "interval":
             return self._interval_node(name)
-        better = self._backward_node if self._projection is None else self._projected_node
+        estimated = self._projection is not None and self._projection.estimates(name)
+        better = self._projected_node if estimated else self._backward_node
         if self.method.intermediate == "backward":
             return better(name, None)
         low_i, high_i = self._interval_node(name)
@@ -153,7 +154,7 @@ class Engine:
     def _projected_node(self, name: str, wanted: Tensor | None = None) -> Interval:
         """The same with estimated norms, for the inputs and nodes where these take fewer rows."""
         projection = self._projection
-        if projection is None or name == INPUT:
+        if projection is None:
             return self._backward_node(name, wanted)
         self._prepare(name)
         if projection.interval_is_exact(name):

@@ -78,6 +78,10 @@ class Projection:
         if self.account is not None:
             self.account.settle(name)
 
+    def estimates(self, name: str) -> bool:
+        """Whether a node's bounds may be estimated: those that the lines before the output are made of."""
+        return name != INPUT and any(name in node.inputs for node in self.graph.nonlinear(self.graph.output))
+
     def interval_is_exact(self, name: str) -> bool:
         """Whether an interval pass gives the exact bounds of a node: over a box, where entries are added up once."""
         if self.ball.norm != "linf" or not self.ball.whole or self._sources(name):
