@@ -33,7 +33,9 @@ def bounds(
         model: an ``nn.Module``, or a graph from :func:`verifix.capture` (capture once when asking more than once).
         inputs: for example ``vx.Ball("linf", eps=0.1).around(x)``.
         method: a name (``ibp``, ``crown-ibp``, ``cap``, ``crown``), several joined by ``+`` for the elementwise best,
-            or a :class:`verifix.bounds.Method`.
+            or a :class:`verifix.bounds.Method`. With a ``median`` or ``gaussian`` estimator what is returned is made of
+            estimates, and no bound; with ``geometric`` it fails with probability at most ``delta``, that of each method
+            (:func:`verifix.certify` divides one among them).
         node: the node to bound; default the output. ``graph.nodes`` lists the names.
         rows: linear forms to bound instead of the entries: ``(r, *shape)`` for all inputs, or ``(n, r, *shape)``.
         memory: byte budget of all that is computed here, where nothing is recorded; default a quarter of what is free.
