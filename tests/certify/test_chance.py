@@ -78,6 +78,21 @@ def test_estimates_are_refused(estimator: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_too_few_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model, x, y = network()
+    data = Dataset("drawn", "test", x, y, 3)
+    with pytest.raises(ValueError, match=r"k = \d+ would do"):
+        certify_run(model, data, vx.Ball("linf", 0.01), out=tmp_path / "run", estimator=Estimator("geometric", 20))
+    assert not (tmp_path / "run").exists()
+    # where nothing has more entries than rows, nothing is estimated
+    small = relu_network((20, 15, 10, 3), 0).float()
+    drawn = Dataset("drawn", "test", x[:, :20], small(x[:, :20]).argmax(1), 3)
+    summary = certify_run(
+        small, drawn, vx.Ball("linf", 0.01), out=tmp_path / "run", estimator=Estimator("geometric", 20)
+    )
+    assert summary["confidence"]["estimates"] == 0
+
+
 def test_cascades_are_certified_exactly() -> None:
     model, _, _ = network()
     with pytest.raises(ValueError, match="use exact"):

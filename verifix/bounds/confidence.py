@@ -55,7 +55,21 @@ class Account:
         self._claims = {name: terms(name) * math.prod(graph.shape_of(name)) for name in hidden}
         self._left = torch.full((inputs,), self.delta * (1 - _ROUNDING), dtype=torch.float64)
         self.estimates = torch.zeros(inputs, dtype=torch.int64)
-        self.k = estimator.k or rows_for(math.log(self.delta / max(1, sum(self._claims.values()))), TARGET_INFLATION)
+        self.k = estimator.k or rows_for(self._log_level(), TARGET_INFLATION)
+
+    def _log_level(self) -> float:
+        """The least level that an estimate can have: where every claim is made."""
+        return math.log(self.delta) - math.log(max(1, sum(self._claims.values())))
+
+    def require_rows(self) -> None:
+        """Refuse before anything is computed what :meth:`inflation` may refuse on the way.
+
+        Raises:
+            InvalidValue: there are layers to estimate, and too few rows.
+        """
+        rows = self.k * self.estimator.groups
+        if any(claim > rows * self._terms(name) > 0 for name, claim in self._claims.items()):
+            self.inflation(torch.tensor([self._log_level() - _ROUNDING], dtype=torch.float64))
 
     def settle(self, name: str) -> None:
         """A node gives up its claim: its bounds are exact."""

@@ -87,6 +87,11 @@ class Engine:
         account = None if self._projection is None else self._projection.account
         return None if account is None else account.confidence()
 
+    def require_rows(self) -> None:
+        """Refuse an estimator with too few rows for its failure probability, before anything is computed."""
+        if self._projection is not None and self._projection.account is not None:
+            self._projection.account.require_rows()
+
     def rows(self, name: str, rows: Tensor, *, upper: bool = True) -> tuple[Tensor, Tensor | None]:
         """Bounds of ``rows . z`` for a named node: lower and upper, both ``(n, r)``.
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from verifix.bounds import Confidence, Method
+from verifix.bounds import Confidence, Engine, Method
 from verifix.errors import InvalidValue
+from verifix.graph import Graph
+from verifix.sets import InputSet
 
 
 def share_delta(methods: tuple[Method, ...]) -> tuple[Method, ...]:
@@ -34,6 +36,17 @@ def _share(method: Method, count: int) -> Method:
 def may_fail(method: Method) -> bool:
     """Whether the bounds of a method hold with a probability only."""
     return method.estimator.kind == "geometric"
+
+
+def require_rows(graph: Graph, sets: InputSet, methods: tuple[Method, ...]) -> None:
+    """Refuse methods with too few random rows for sets such as these, before anything is computed.
+
+    Raises:
+        InvalidValue: with a number of rows that would do; or the sets do not fit an estimator.
+    """
+    for method in share_delta(methods):
+        if may_fail(method):
+            Engine(graph, sets.select(slice(0, 1)).to(torch.float64), method).require_rows()
 
 
 class Tally:

@@ -21,7 +21,7 @@ from verifix.bounds import Estimator, Method, parse_method
 from verifix.bounds.tiles import budget, check_memory
 from verifix.certify.cascade import Answers, Cascade
 from verifix.certify.certify import certify
-from verifix.certify.chance import share_delta
+from verifix.certify.chance import require_rows, share_delta
 from verifix.certify.store import CascadeRecord, ChanceRecord, R, Record, RunStore
 from verifix.certify.verdict import Result, Verdict
 from verifix.data import Dataset
@@ -116,7 +116,9 @@ def certify_run(
         probe(stage, example, data.classes, resolved.get("model"))
     if certifier is None:
         certifier = (
-            _engine(stages[0], example, methods, memory) if cascade is None else _by_stages(cascade, example, memory)
+            _engine(stages[0], inputs.select(slice(0, 2)).to(device), methods, memory)
+            if cascade is None
+            else _by_stages(cascade, example, memory)
         )
     job = _Job(data, inputs, certifier, device, progress or silent)
     where = environment(device, memory)
@@ -197,8 +199,9 @@ def graph_within(model: nn.Module, example: Tensor, memory: int, methods: tuple[
     return graph
 
 
-def _engine(model: nn.Module, example: Tensor, methods: tuple[Method, ...], memory: int) -> Certifier:
-    graph = graph_within(model, example, memory, methods)
+def _engine(model: nn.Module, examples: InputSet, methods: tuple[Method, ...], memory: int) -> Certifier:
+    graph = graph_within(model, examples.center, memory, methods)
+    require_rows(graph, examples, methods)
 
     def decide(x: Tensor, y: Tensor, inputs: InputSet) -> Decided:
         return certify(graph, x, y, inputs, method=methods, memory=memory)
