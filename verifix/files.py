@@ -41,6 +41,21 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+RUNS = {"results.jsonl": "results of certify, radius or detect", "checkpoint.pt": "a training run"}
+"""The file that each kind of run is known by, and what it is."""
+
+
+def refuse_other_run(folder: Path, own: str = "") -> None:
+    """Refuse a folder with a run of another kind than ``own``: each writes a ``settings.json`` of its own.
+
+    Raises:
+        InvalidValue: there is one.
+    """
+    for name, what in RUNS.items():
+        if name != own and (folder / name).exists():
+            raise InvalidValue("out", folder, f"holds {what}: choose another folder")
+
+
 def make_folder(folder: Path) -> list[Path]:
     """Make the folder and those above it; the new ones, deepest first.
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verifix.certify.radius_run import RadiusRecord
 from verifix.certify.store import Record, RunStore
 from verifix.errors import InvalidValue
 
@@ -68,6 +69,14 @@ class TestFresh:
         (tmp_path / "notes.txt").write_text("mine")
         with RunStore(tmp_path, SETTINGS, resume=True):
             assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    def test_folder_of_training(self, tmp_path: Path) -> None:
+        (tmp_path / "checkpoint.pt").write_bytes(b"")
+        (tmp_path / "settings.json").write_text("its own")
+        before = files(tmp_path)
+        for resume in (False, True):
+            assert "holds a training run: choose another folder" in refused(tmp_path, SETTINGS, resume=resume)
+        assert files(tmp_path) == before
 
     def test_new_settings_while_nothing_is_decided(self, tmp_path: Path) -> None:
         RunStore(tmp_path, SETTINGS).close()
@@ -154,6 +163,13 @@ class TestResume:
             stream.write(line + "\n")
         before = files(run)
         assert message in refused(run, SETTINGS, resume=True)
+        assert files(run) == before
+
+    def test_results_of_another_kind(self, run: Path) -> None:
+        """Their lines cannot be read as these, and are not damaged."""
+        before = files(run)
+        assert "holds 5 results already: add --resume" in refused(run, {"max_eps": 1.0}, RadiusRecord)
+        assert "max_eps was absent, now 1.0" in refused(run, SETTINGS | {"max_eps": 1.0}, RadiusRecord, resume=True)
         assert files(run) == before
 
     def test_missing_settings(self, run: Path) -> None:

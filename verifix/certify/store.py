@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from verifix.errors import InvalidValue
-from verifix.files import make_folder, remove_empty, write_json
+from verifix.files import make_folder, refuse_other_run, remove_empty, write_json
 
 _ABSENT = "absent"
 
@@ -82,9 +82,9 @@ class RunStore(Generic[R]):
         resume: continue the results that are there; a folder without any is started afresh either way.
 
     Raises:
-        InvalidValue: the folder cannot be written or is a file; it holds results and ``resume`` is false, or settings
-            that differ (each is named with both values); results are damaged; another process works on it. Nothing on
-            disk has been changed then.
+        InvalidValue: the folder cannot be written, is a file or holds training; it holds results and ``resume`` is
+            false, or settings that differ (each is named with both values); results are damaged; another process works
+            on it. Nothing on disk has been changed then.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class RunStore(Generic[R]):
         self.folder = Path(folder)
         self.settings: dict[str, Any] = json.loads(_dump(settings))
         self._record = record
+        refuse_other_run(self.folder, "results.jsonl")
         created = make_folder(self.folder)
         with ExitStack() as files:
             try:
@@ -116,10 +117,10 @@ class RunStore(Generic[R]):
         self._results = self._open_file(files, "results.jsonl")
         fcntl.flock(self._results, fcntl.LOCK_EX | fcntl.LOCK_NB)
         whole = _whole_lines(self._read("results.jsonl"))
+        if whole:  # settings first: they tell a run of another kind, whose lines cannot be read here
+            self._require_same(resume, whole.count(b"\n"))
         self.records = _parse(whole, self.folder / "results.jsonl", self._record)
-        if self.records:
-            self._require_same(resume)
-        else:
+        if not self.records:
             write_json(self.folder / "settings.json", {"settings": self.settings, "sources": dict(sources)})
         os.truncate(self._results, len(whole))
         self._timings = self._open_file(files, "timings.jsonl")
@@ -172,9 +173,9 @@ class RunStore(Generic[R]):
         """Write ``summary.json``, whole or not at all."""
         write_json(self.folder / "summary.json", summary)
 
-    def _require_same(self, resume: bool) -> None:
+    def _require_same(self, resume: bool, decided: int) -> None:
         if not resume:
-            remedy = f"holds {self.decided} results already: add --resume to continue them, or choose another folder"
+            remedy = f"holds {decided} results already: add --resume to continue them, or choose another folder"
             raise InvalidValue("out", self.folder, remedy)
         before = _read_settings(self.folder / "settings.json")
         keys = [*before, *(key for key in self.settings if key not in before)]

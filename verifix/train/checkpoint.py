@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidValue
-from verifix.files import make_folder, remove_empty, write_bytes, write_json
+from verifix.files import make_folder, refuse_other_run, remove_empty, write_bytes, write_json
 
 Checkpoint = dict[str, Any]
 FORMAT = 1
@@ -46,9 +46,9 @@ class TrainFolder:
         resume: go on from the checkpoint that is there; a folder without one is started afresh either way.
 
     Raises:
-        InvalidValue: the folder cannot be written or is a file; it holds a checkpoint and ``resume`` is false, or
-            settings that differ (each is named with both values); the checkpoint is damaged; another process works on
-            it. Nothing on disk has been changed then.
+        InvalidValue: the folder cannot be written, is a file or holds a run of another kind; it holds a checkpoint and
+            ``resume`` is false, or settings that differ (each is named with both values); the checkpoint is damaged;
+            another process works on it. Nothing on disk has been changed then.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class TrainFolder:
     ) -> None:
         self.folder = Path(folder)
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
+        refuse_other_run(self.folder, "checkpoint.pt")
         created = make_folder(self.folder)
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
