@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,11 +34,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 class TestToy:
     def test_pictures(self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        small = partial(toy.ToySettings, points=3, widths=(2, 10, 2), steps=5, warm_up=2, random_networks=1)
+        small = partial(toy.ToySettings, points=3, widths=(2, 10, 2), steps=5, warm_up=2, random_networks=1,
+                        cascade_widths=(2, 10, 2), cascade_steps=4)  # fmt: skip
         monkeypatch.setattr(toy, "ToySettings", small)
         status, out, err = verifix("figures", "toy", "--out", "new/pictures", "--seed", 3)
         assert (status, err.splitlines()) == (0, [f"{name}: done" for name in STAGES])
         assert "robust error at most" in out and "tightness" in out
+        assert "two stages" in out and "points closer together" in " ".join(out.split())
         settings = json.loads((place / "new/pictures/settings.json").read_text())["settings"]
         assert (settings["seed"], settings["points"], settings["widths"]) == (3, 3, [2, 10, 2])
         assert len(list((place / "new/pictures").iterdir())) == 11
@@ -51,16 +52,26 @@ class TestToy:
 
         from verifix.report import toy_figures
 
-        wrong = toy_figures.ToyResult("robust training", torch.tensor([True]), torch.tensor([True]), 1)
-        cascade = Namespace(alone=torch.tensor([True]), certified=torch.tensor([True]), broken=0)
-        monkeypatch.setattr(toy_figures, "draw_toy", lambda *args: ([wrong], cascade, []))
-        assert verifix("figures", "toy", "--out", "pictures")[0] == 1
+        one = torch.tensor([True])
+        for first, second in ((0, 0), (1, 0), (0, 1)):
+            found = toy_figures.ToyResult("robust training", one, one, first)
+            cascade = toy_figures.ToyCascade(torch.tensor([0]), one, one, second)
+            monkeypatch.setattr(toy_figures, "draw_toy", lambda *_, drawn=([found], cascade, []): drawn)
+            assert verifix("figures", "toy", "--out", "pictures")[0] == first + second
 
     def test_out_is_a_file(self, verifix: Callable[..., Any], place: Path) -> None:
         (place / "taken").write_text("")
         status, out, err = verifix("figures", "toy", "--out", "taken/pictures")
         assert (status, out) == (2, "")
         assert err == "verifix: error: out = taken/pictures: is a file, or lies under one: name a folder\n"
+
+    def test_out_holds_a_run(self, verifix: Callable[..., Any], place: Path) -> None:
+        """Whose settings.json must stay."""
+        (place / "results.jsonl").write_text("")
+        for what in (("figures", "toy"), (*NETWORK[:-2], "--eps", "0.1")):
+            status, out, err = verifix(*what, "--out", ".")
+            assert (status, out, err.count("\n")) == (2, "", 1)
+            assert "out = .: holds results of certify, radius or detect: choose another folder" in err
 
 
 STAGES = ("standard training", "robust training", "linear programs", "cascade")

@@ -66,7 +66,7 @@ def _toy(args: argparse.Namespace) -> int:
     import torch
 
     from verifix.cli.show import stages_meter
-    from verifix.files import make_folder, write_json
+    from verifix.files import make_folder, refuse_other_run, write_json
     from verifix.report.style import plain
     from verifix.report.toy import ToySettings
     from verifix.report.toy_figures import draw_toy
@@ -74,6 +74,7 @@ def _toy(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     folder, settings = Path(args.out), ToySettings(seed=args.seed)
+    refuse_other_run(folder)
     make_folder(folder)
     write_json(folder / "settings.json", {"settings": plain(settings)})
     with stages_meter() as progress:
@@ -84,7 +85,7 @@ def _toy(args: argparse.Namespace) -> int:
         proved, found = n - int(result.certified.sum()), int(result.attacked.sum())
         rows[result.name] = f"robust error at most {proved}/{n} (certificate), at least {found}/{n} (attack)"
     first, both = int(cascade.alone.sum()), int(cascade.certified.sum())
-    rows["cascade"] = f"certifies {both}/{settings.points} points closer together, its first stage alone {first}"
+    rows["two stages"] = f"certify {both}/{settings.points} points closer together, the first alone {first}"
     broken = sum(result.broken for result in results) + cascade.broken
     _show(f"{settings.points} points, l_inf eps {settings.eps:g}", {**rows, **_names(written)})
     return 1 if broken else 0
@@ -94,7 +95,7 @@ def _network(args: argparse.Namespace) -> int:
     from verifix.bounds import parse_method
     from verifix.cli.show import stages_meter
     from verifix.errors import InvalidValue, UserError
-    from verifix.files import make_folder, remove_empty, write_json
+    from verifix.files import make_folder, refuse_other_run, remove_empty, write_json
     from verifix.report.network_figures import draw_network
 
     device = options.apply_common(args)
@@ -105,6 +106,7 @@ def _network(args: argparse.Namespace) -> int:
     data = options.load_data(args)
     model = options.load_network(args, data, device)
     folder = Path(args.out)
+    refuse_other_run(folder)
     created = make_folder(folder)
     try:
         with stages_meter() as progress:

@@ -61,7 +61,8 @@ def toy_cascade(settings: ToySettings, progress: Callable[[int, int], None]) -> 
         least=1,
         on_epoch=lambda number, history: progress(number * steps + len(history), STAGES * steps),
     )
-    progress(STAGES * steps, STAGES * steps)
+    if len(trained.models) < STAGES:  # nothing was left
+        progress(STAGES * steps, STAGES * steps)
     models = [model.double() for model in trained.models]
     data, ball = data.to(torch.float64), Ball("linf", settings.eps)
     cascade = Cascade(models, ball, settings.method)
