@@ -181,6 +181,10 @@ class TestRefused:
         other.close()
         train(network(), digits(), HOW, out=tmp_path, resume=True)
 
+    @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+    def test_a_time_that_cannot_be(self, seconds: float, tmp_path: Path) -> None:
+        assert "checkpoint_seconds = " in self.refuse(tmp_path, checkpoint_seconds=seconds)
+
     def test_a_file_in_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(InvalidValue, match="is a file, or lies under one"):

@@ -121,6 +121,8 @@ def train(
         raise InvalidType("settings", settings, "verifix.train.TrainSettings")
     if not isinstance(data, Dataset):
         raise InvalidType("data", data, "a verifix.data.Dataset")
+    if not checkpoint_seconds >= 0:
+        raise InvalidValue("checkpoint_seconds", checkpoint_seconds, "must be at least 0")
     rest, held_out = (data, validation) if validation is not None else hold_out(data, settings)
     for part in (rest, held_out):
         for x in () if part is None else part.images.split(1000):
