@@ -76,4 +76,6 @@ def test_refused(tmp_path: Path) -> None:
         draw_network(tmp_path, nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), images(), Ball("linf", 0.05), CAP)
     with pytest.raises(InvalidValue, match="does not bound for certain"):
         draw_network(tmp_path, convolutional(), images(), Ball("linf", 0.05), Method("backward", "same", "median:5"))
+    with pytest.raises(InvalidValue, match="memory = 1: this network needs at least"):
+        draw_network(tmp_path, convolutional(), images(), Ball("linf", 0.05), CAP, memory=1)
     assert list(tmp_path.iterdir()) == []

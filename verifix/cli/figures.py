@@ -45,8 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="N",
         help="inputs whose linear programs are solved; 0 for none (default: 10)",
     )
-    options.add_common(network)
-    network.set_defaults(limit=INPUTS)
+    options.add_common(network, limit=INPUTS)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +110,15 @@ def _network(args: argparse.Namespace) -> int:
     try:
         with stages_meter() as progress:
             drawn = draw_network(
-                folder, model, data, ball, methods[0], programs=args.programs, memory=args.memory, progress=progress
+                folder,
+                model,
+                data,
+                ball,
+                methods[0],
+                programs=args.programs,
+                memory=args.memory,
+                seed=args.seed,
+                progress=progress,
             )
     except UserError:
         remove_empty(created)

@@ -12,6 +12,7 @@ from torch import nn
 
 from verifix.bounds import Estimator, Method, RelativeErrors, relative_errors, unit_states
 from verifix.bounds.method import exact_methods
+from verifix.bounds.tiles import budget
 from verifix.data import Dataset
 from verifix.errors import InvalidValue, UserError
 from verifix.graph import Graph, capture
@@ -51,23 +52,26 @@ def draw_network(
     *,
     programs: int = 10,
     memory: int | None = None,
+    seed: int = 0,
     progress: Progress = lambda what, done, total: None,
 ) -> NetworkPictures:
     """Write what can be drawn of a network into a folder, each picture with its numbers beside it.
 
     ``filters_N.png`` for the first two convolutions (figures 3.9 and 3.10), ``units.png`` over all examples (3.11),
     ``estimates.png`` over the first ten, with 10, 50 and 100 projections (3.19), ``tightness.png`` over the first
-    ``programs`` of them (3.8).
+    ``programs`` of them (3.8). ``memory`` is the byte budget of the bounds, ``seed`` that of the projections.
 
     Raises:
         UserError: an operation that is not supported, a network that is no classifier of the data, inputs outside the
-            box, an estimator other than exact, a network without anything to draw.
+            box, an estimator other than exact, a budget that is too small, a network without anything to draw; nothing
+            has been written then.
     """
     exact_methods(method)
     device = next((parameter.device for parameter in model.parameters()), data.images.device)
     data = replace(data, images=data.images.to(device), labels=data.labels.to(device))
     probe(model, data.images[:1], data.classes)
     graph, sets = capture(model, data.images[:2]), ball.around(data.images)
+    budget(graph, [data.images.dtype], device, memory)  # refuses one that is too small, before anything is written
     written: list[Path] = []
     left_out: dict[str, str] = {}
 
@@ -86,7 +90,7 @@ def draw_network(
         save("units", units_figure(states, f"{len(data)} examples, {ball.norm} eps {ball.eps:g}"), {"layers": states})
     else:
         left_out["units"] = "the network has no ReLU, leaky ReLU or absolute value"
-    errors = _estimates(graph, sets.select(slice(0, ESTIMATED)), ball)
+    errors = _estimates(graph, sets.select(slice(0, ESTIMATED)), ball, seed)
     if errors:
         save("estimates", estimates_figure(errors), [_summary(part) for part in errors])
     else:
@@ -102,12 +106,12 @@ def draw_network(
     return NetworkPictures(written, left_out)
 
 
-def _estimates(graph: Graph, sets: InputSet, ball: Ball) -> list[RelativeErrors]:
+def _estimates(graph: Graph, sets: InputSet, ball: Ball, seed: int) -> list[RelativeErrors]:
     """Errors of estimated norms, for every hidden node that is worth it."""
     kind: Literal["gaussian", "median"] = "gaussian" if ball.norm == "l2" else "median"
     hidden = dict.fromkeys(node.inputs[0] for node in graph.nonlinear(graph.output))
     nodes = [n for n in hidden if graph.nonlinear(n) and math.prod(graph.shape_of(n)) > max(PROJECTIONS)]
-    estimators = [Estimator(kind, k) for k in PROJECTIONS]
+    estimators = [Estimator(kind, k, seed=seed) for k in PROJECTIONS]
     return [relative_errors(graph, sets, estimator, node) for estimator in estimators for node in nodes]
 
 
