@@ -84,12 +84,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(default: float32)")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, split: str = "test") -> None:
     """Add ``--data``; see :func:`load_data`."""
+    splits = " or ".join(f":{name} (default)" if name == split else f":{name}" for name in ("train", "test"))
     parser.add_argument(
-        "--data",
-        required=True,
-        help="digits, mnist:DIR, cifar10:DIR or npz:FILE, each with :train or :test (default) after it",
+        "--data", required=True, help=f"digits, mnist:DIR, cifar10:DIR or npz:FILE, each with {splits} after it"
     )
 
 
@@ -153,9 +152,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser, limit: int | None = None) -> None:
     """Add ``--limit``, ``--seed``, ``--threads``, ``--device``."""
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N inputs")
+    usual = "all" if limit is None else limit
+    parser.add_argument(
+        "--limit", type=positive, default=limit, metavar="N", help=f"only the first N inputs (default: {usual})"
+    )
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default: 0)")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: as torch chooses)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")

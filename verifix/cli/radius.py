@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         type=options.number,
         default=1e-5,
         metavar="T",
-        help="no certificate at T times the radius above it (default: 1e-5)",
+        help="there is no certificate at 1 + T times the radius found (default: 1e-5)",
     )
     options.add_method(parser)
     options.add_run(parser)

@@ -25,11 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the arguments of this command."""
     parser = subparsers.add_parser("train", help="train a network to be certifiable", description=DESCRIPTION)
     options.add_model(parser)
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="digits, mnist:DIR, cifar10:DIR or npz:FILE, each with :train (default) or :test after it",
-    )
+    options.add_data(parser, "train")
     parser.add_argument("--eps", type=options.number, help="radius in units of the raw input, such as 0.1 or 8/255")
     options.add_norm(parser)
     parser.add_argument(
@@ -77,13 +73,22 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--eps-ramp", type=options.number, metavar="N", help="epochs until --eps is reached (default: a third of all)"
     )
-    group.add_argument("--lr-schedule", default="constant", metavar="KIND", help="constant, step, multistep or cosine")
+    group.add_argument(
+        "--lr-schedule",
+        default="constant",
+        metavar="KIND",
+        help="constant, step, multistep or cosine (default: constant)",
+    )
     group.add_argument("--lr-factor", type=options.number, default=0.5, metavar="F", help="of a step (default: 0.5)")
     group.add_argument(
         "--lr-every", type=options.positive, default=10, metavar="N", help="epochs between two steps (default: 10)"
     )
     group.add_argument(
-        "--lr-start", type=options.number, default=0.0, metavar="N", help="epoch that steps are counted from"
+        "--lr-start",
+        type=options.number,
+        default=0.0,
+        metavar="N",
+        help="epoch that steps are counted from (default: 0)",
     )
     group.add_argument(
         "--lr-milestones", type=options.positive, nargs="+", default=[], metavar="N", help="epochs of multistep"
@@ -95,7 +100,9 @@ def _add_optimiser(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--lr", type=options.number, default=1e-3, help="learning rate (default: 0.001)")
     group.add_argument("--momentum", type=options.number, default=0.9, metavar="M", help="of sgd (default: 0.9)")
     group.add_argument("--weight-decay", type=options.number, default=0.0, metavar="D", help="(default: 0)")
-    group.add_argument("--clip", type=options.number, metavar="NORM", help="largest norm of the gradient")
+    group.add_argument(
+        "--clip", type=options.number, metavar="NORM", help="largest norm of the gradient (default: any)"
+    )
 
 
 def _add_validation(group: argparse._ArgumentGroup) -> None:
@@ -106,12 +113,21 @@ def _add_validation(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="examples held out, a number or a fraction; 0 for none (default: 0.1)",
     )
-    group.add_argument("--validation-limit", type=options.positive, metavar="N", help="look at so many of them alone")
     group.add_argument(
-        "--validation-every", type=options.positive, default=1, metavar="N", help="epochs between two looks"
+        "--validation-limit", type=options.positive, metavar="N", help="look at so many of them alone (default: all)"
     )
     group.add_argument(
-        "--patience", type=options.positive, metavar="N", help="stop after N epochs that are no better at the full eps"
+        "--validation-every",
+        type=options.positive,
+        default=1,
+        metavar="N",
+        help="epochs between two looks (default: 1)",
+    )
+    group.add_argument(
+        "--patience",
+        type=options.positive,
+        metavar="N",
+        help="stop after N epochs that are no better at the full eps (default: never)",
     )
 
 
