@@ -36,8 +36,9 @@ class Radii:
             ``falsified`` where the network gets the input wrong; ``unknown`` where nothing is certified, not even the
             input: a tie, or arithmetic that overflows.
         radii: the largest radius found with a certificate, ``(n,)``; zero where no positive one has it.
-        uncertified: the smallest radius tried above that has none, ``(n,)``; at most ``1 + tolerance`` times the
-            radius, or infinite where the largest radius to be tried was certified.
+        uncertified: the smallest radius tried above that has none, ``(n,)``: at most ``1 + tolerance`` times the
+            radius where that is above zero, infinite where the largest radius to be tried was certified, and zero
+            where none was tried.
         predictions: the model's own class for each input, ``(n,)``.
         evaluations: how many times the network was bounded for each input, ``(n,)``.
     """
@@ -68,7 +69,7 @@ def radius(
     at most ``1 + tolerance``, there is no certificate. Both were evaluated, in float64 and with their rounding
     accounted (:mod:`verifix.certify.search` says how they are found). Lines change with the radius, so that a bound
     need not fall everywhere, and a larger radius may be certified again; the one returned rests on its own certificate
-    and on nothing else.
+    and on nothing else. Where slopes are ``adaptive``, which jump, float32 may happen to certify ``uncertified`` too.
 
     Args:
         model: a classifier that returns logits ``(n, classes)``, or its graph (:func:`verifix.capture`).
