@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -252,6 +254,15 @@ class TestDiverged:
         assert "epoch 1, step " in message and " of 5, eps 0.0" in message
         assert "lr = 1e+30" in message and "too large" in message
         assert "smaller lr" in message and "\n" not in message
+
+    def test_a_validation_loss_that_overflows_is_logged(self, tmp_path: Path) -> None:
+        """It is that of the full eps, which training may not have reached."""
+        how = settings(eps=1e37, box=None, eps_start=0, eps_ramp=3, batch=90, method="ibp")
+        with pytest.raises(TrainingDiverged, match="in epoch 2, step 1 of 1"):
+            train(network(), digits(), how, out=tmp_path)
+        (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+        found = json.loads(line)["validation"]
+        assert found["robust_error"] == 1.0 and found["robust_loss"] is None
 
     @pytest.mark.parametrize(
         ("call", "epoch", "step", "cause"), [(3, 1, 3, "eps rises too fast"), (12, 3, 2, "bounds at")]

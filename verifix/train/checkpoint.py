@@ -4,7 +4,7 @@
 ``settings.json``        ``settings``, which decide the result and must be the same on resume; ``sources``, the paths
                          that were read; ``environment``, of the process that began
 ``checkpoint.pt``        all that training needs to go on: weights, optimiser, position, and the log so far
-``log.jsonl``            one line for each epoch, derived from the checkpoint
+``log.jsonl``            one line for each epoch, derived from the checkpoint; null where a loss is not finite
 ``last.safetensors``     the weights after the last epoch, with ``last.json`` beside them, which says what they are
 ``best.safetensors``     those of the best epoch, with ``best.json``
 =======================  =============================================================================================
@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import math
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -102,14 +103,14 @@ class TrainFolder:
 
     def write_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Write ``log.jsonl``, whole."""
-        text = "".join(json.dumps(dict(line), allow_nan=False) + "\n" for line in lines)
+        text = "".join(json.dumps(_finite(line), allow_nan=False) + "\n" for line in lines)
         self._write("log.jsonl", text.encode())
 
     def write_weights(self, name: str, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Write ``name.safetensors``, and ``name.json`` beside it."""
         alone = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         self._write(f"{name}.safetensors", safetensors.torch.save(alone))
-        description = {"weights": f"{name}.safetensors", **about, "settings": self.settings}
+        description = _finite({"weights": f"{name}.safetensors", **about, "settings": self.settings})
         self._write(f"{name}.json", (json.dumps(description, indent=2, allow_nan=False) + "\n").encode())
 
     def _write(self, name: str, content: bytes) -> None:
@@ -146,6 +147,13 @@ class TrainFolder:
             pairs = (f"{key} was {_shown(before, key)}, now {_shown(self.settings, key)}" for key in differ)
             remedy = f"cannot be resumed with other settings ({'; '.join(pairs)}): use the same, or another folder"
             raise InvalidValue("out", self.folder, remedy)
+
+
+def _finite(value: Any) -> Any:
+    """With null for numbers that JSON does not have: a loss at the full eps may overflow before eps is there."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:
