@@ -41,12 +41,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-RUNS = {"results.jsonl": "results of certify, radius or detect", "checkpoint.pt": "a training run"}
+RUNS = {
+    "results.jsonl": "results of certify, radius or detect",
+    "checkpoint.pt": "a training run",
+    "cascade.json": "a cascade",
+}
 """The file that each kind of run is known by, and what it is."""
 
 
 def refuse_other_run(folder: Path, own: str = "") -> None:
-    """Refuse a folder with a run of another kind than ``own``: each writes a ``settings.json`` of its own.
+    """Refuse a folder with a run of another kind than ``own``: they write files of the same names.
 
     Raises:
         InvalidValue: there is one.

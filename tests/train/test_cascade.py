@@ -236,3 +236,13 @@ class TestFolder:
         with pytest.raises(InvalidValue, match=r"lr was 0\.02, now 0\.01"):
             run(out=tmp_path, resume=True, settings=settings(eps=0.12, epochs=4, lr=0.01, method="cap", validation=30))
         assert contents(tmp_path) == before
+
+    def test_a_single_network_in_its_place(self, tmp_path: Path) -> None:
+        train(network(), digits(160), HOW, out=tmp_path / "one")
+        run(out=tmp_path / "many", stages=1, stage=STAGE)
+        before = contents(tmp_path)
+        with pytest.raises(InvalidValue, match="holds a training run: choose another folder"):
+            run(out=tmp_path / "one", resume=True)
+        with pytest.raises(InvalidValue, match="holds a cascade: choose another folder"):
+            train(network(), digits(160), HOW, out=tmp_path / "many")
+        assert contents(tmp_path) == before

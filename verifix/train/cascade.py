@@ -25,7 +25,7 @@ from verifix.certify import Cascade
 from verifix.certify.run import RunInterrupted
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
-from verifix.files import write_bytes, write_json
+from verifix.files import refuse_other_run, write_bytes, write_json
 from verifix.models import fingerprint
 from verifix.train.distributed import Group
 from verifix.train.log import Epoch
@@ -137,6 +137,8 @@ def train_cascade(
         held_out = held_out.first(settings.validation_limit)
     least = settings.batch if least is None else least
     folder = None if out is None else Path(out)
+    if folder is not None:
+        refuse_other_run(folder, "cascade.json")
     models: list[nn.Module] = []
     done: list[StageTraining] = []
     left = Left(list(range(len(rest))), list(range(0 if held_out is None else len(held_out))), None)
