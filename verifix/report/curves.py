@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from verifix.files import write_bytes
+from verifix.report.style import new_figure, write_figure
 from verifix.train import Epoch, Measures
 
 _STYLES = {"train": ("training", "--"), "validation": ("validation", "-")}
@@ -18,11 +17,9 @@ def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
 
     The dotted line is the first epoch that ended at the last eps. The picture, a PNG, is written whole or not at all.
     """
-    # Figure itself, not pyplot: no global state, no display, and the import only where a picture is drawn
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
     _draw(left, history, lambda of: of.robust_loss, lambda of: of.loss)
     _draw(right, history, lambda of: of.robust_error, lambda of: of.error)
@@ -37,9 +34,7 @@ def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
         axes.grid(alpha=0.3)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     left.legend(fontsize="small")
-    content = io.BytesIO()
-    figure.savefig(content, dpi=150, format="png")
-    write_bytes(Path(path), content.getvalue())
+    write_figure(Path(path), figure)
 
 
 def _draw(

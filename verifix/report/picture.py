@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from verifix.report.style import new_figure, write_figure
+
 
 def accuracy_picture(
     path: Path, eps: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str
@@ -17,11 +19,9 @@ def accuracy_picture(
         curves: for each network its attacked accuracies (upper line) and certified accuracies (lower line), fractions.
         title: of the picture.
     """
-    # Figure itself, not pyplot: no global state, no display, and the import only where a picture is drawn
-    from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(7, 4.2)
     axes = figure.subplots()
     for number, (name, (attacked, certified)) in enumerate(curves.items()):
         colour = f"C{number}"
@@ -35,4 +35,4 @@ def accuracy_picture(
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     axes.set_title(title)
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure)

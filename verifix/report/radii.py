@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from verifix.files import write_bytes
+from verifix.report.style import new_figure, write_figure
 
 NEIGHBOURS = 0.02
 """The colour of an input is the fraction of correct ones among this fraction of the inputs, the nearest in order."""
@@ -25,11 +24,9 @@ def radius_picture(path: Path, radii: Sequence[float], correct: Sequence[bool], 
         correct: whether the network's class is its label.
         title: of the picture.
     """
-    from matplotlib.figure import Figure
-
     order = np.argsort(np.asarray(radii), kind="stable")
     fraction = moving_fraction(np.asarray(correct, dtype=bool)[order])
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = new_figure(7, 4.2)
     axes = figure.subplots()
     dots = axes.scatter(
         np.arange(1, len(order) + 1), np.asarray(radii)[order], c=fraction, s=9, cmap="viridis", vmin=0, vmax=1
@@ -40,9 +37,7 @@ def radius_picture(path: Path, radii: Sequence[float], correct: Sequence[bool], 
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.set_title(title)
-    content = io.BytesIO()
-    figure.savefig(content, dpi=150, format="png")
-    write_bytes(path, content.getvalue())
+    write_figure(path, figure)
 
 
 def moving_fraction(correct: np.ndarray) -> np.ndarray:

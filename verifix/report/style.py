@@ -44,9 +44,14 @@ def save_figure(path: Path, figure: Figure, numbers: object) -> None:
     """
     # on one line: indented, a grid of numbers would be mostly blanks
     text = json.dumps(plain(numbers), allow_nan=False) + "\n"
+    write_bytes(path.with_suffix(".json"), text.encode())
+    write_figure(path, figure)
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a picture alone, whole or not at all; the suffix chooses the format."""
     stream = io.BytesIO()
     figure.savefig(stream, format=path.suffix[1:], dpi=150)
-    write_bytes(path.with_suffix(".json"), text.encode())
     write_bytes(path, stream.getvalue())
 
 
