@@ -1,4 +1,5 @@
-"""How much the resident set grows while a case is certified, in a process of its own, and how long that takes.
+"""How much the resident set grows while a case is certified, or trained on for a step, and how long that takes; each
+in a process of its own.
 
 ``python -m bench.peak_memory CASE SIDE INPUTS BATCH MEMORY MOST`` prints megabytes and seconds. What a first small
 batch brings in (libraries, thread stacks) does not count, nor do the inputs.
