@@ -34,8 +34,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 class TestToy:
     def test_pictures(self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        small = partial(toy.ToySettings, points=3, widths=(2, 10, 2), steps=5, warm_up=2, random_networks=1,
-                        cascade_widths=(2, 10, 2), cascade_steps=4)  # fmt: skip
+        small = partial(
+            toy.ToySettings, points=3, widths=(2, 10, 2), steps=5, warm_up=2, random_widths=(2, 10, 2), radii=(0.1,),
+            random_networks=1, parts=(1.0,), cascade_widths=(2, 10, 2), cascade_steps=4,
+        )  # fmt: skip
         monkeypatch.setattr(toy, "ToySettings", small)
         status, out, err = verifix("figures", "toy", "--out", "new/pictures", "--seed", 3)
         assert (status, err.splitlines()) == (0, [f"{name}: done" for name in STAGES])
