@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders for them."""
+"""Files that are there whole or not at all, and the folders of runs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+_ABSENT = "absent"
 RUNS = {
     "results.jsonl": "results of certify, radius or detect",
     "checkpoint.pt": "a training run",
@@ -58,6 +59,25 @@ def refuse_other_run(folder: Path, own: str = "") -> None:
     for name, what in RUNS.items():
         if name != own and (folder / name).exists():
             raise InvalidValue("out", folder, f"holds {what}: choose another folder")
+
+
+def require_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run by other settings than it began with.
+
+    Raises:
+        InvalidValue: they differ; each that does is named with both values.
+    """
+    keys = [*before, *(key for key in now if key not in before)]
+    differ = [key for key in keys if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
+    if differ:
+        pairs = (f"{key} was {_shown(before, key)}, now {_shown(now, key)}" for key in differ)
+        remedy = f"cannot be resumed with other settings ({'; '.join(pairs)}): use the same, or another folder"
+        raise InvalidValue("out", folder, remedy)
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    text = str(settings.get(key, _ABSENT))
+    return text if len(text) <= 60 else f"{text[:12]}..."  # a digest, or a radius for every coordinate
 
 
 def make_folder(folder: Path) -> list[Path]:

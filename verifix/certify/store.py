@@ -23,9 +23,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from verifix.errors import InvalidValue
-from verifix.files import make_folder, refuse_other_run, remove_empty, write_json
-
-_ABSENT = "absent"
+from verifix.files import make_folder, refuse_other_run, remove_empty, require_same_settings, write_json
 
 
 @dataclass(frozen=True)
@@ -177,13 +175,7 @@ class RunStore(Generic[R]):
         if not resume:
             remedy = f"holds {decided} results already: add --resume to continue them, or choose another folder"
             raise InvalidValue("out", self.folder, remedy)
-        before = _read_settings(self.folder / "settings.json")
-        keys = [*before, *(key for key in self.settings if key not in before)]
-        differ = [key for key in keys if before.get(key, _ABSENT) != self.settings.get(key, _ABSENT)]
-        if differ:
-            pairs = (f"{key} was {_shown(before, key)}, now {_shown(self.settings, key)}" for key in differ)
-            remedy = f"cannot be resumed with other settings ({'; '.join(pairs)}): use the same, or another folder"
-            raise InvalidValue("out", self.folder, remedy)
+        require_same_settings(self.folder, _read_settings(self.folder / "settings.json"), self.settings)
 
     def _open_file(self, files: ExitStack, name: str) -> int:
         file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -233,8 +225,3 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InvalidValue("out", path, f"cannot be read ({error}), so its results cannot be resumed") from None
     return settings
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    text = str(settings.get(key, _ABSENT))
-    return text if len(text) <= 60 else f"{text[:12]}..."  # a digest, or a radius for every coordinate

@@ -2,6 +2,7 @@
 
 from verifix.report.boundary import boundary_figure
 from verifix.report.curves import training_curves
+from verifix.report.estimates import estimates_figure
 from verifix.report.filters import filters_figure
 from verifix.report.network_figures import draw_network
 from verifix.report.picture import accuracy_picture
@@ -16,6 +17,7 @@ __all__ = [
     "boundary_figure",
     "draw_network",
     "draw_toy",
+    "estimates_figure",
     "filters_figure",
     "polytope_figure",
     "radius_picture",

@@ -30,11 +30,17 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidValue
-from verifix.files import make_folder, refuse_other_run, remove_empty, write_bytes, write_json
+from verifix.files import (
+    make_folder,
+    refuse_other_run,
+    remove_empty,
+    require_same_settings,
+    write_bytes,
+    write_json,
+)
 
 Checkpoint = dict[str, Any]
 FORMAT = 1
-_ABSENT = "absent"
 
 
 class TrainFolder:
@@ -137,16 +143,8 @@ class TrainFolder:
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InvalidValue("out", path, f"cannot be read ({reason}), so the run cannot be resumed") from None
-        self._require_same(checkpoint["settings"])
+        require_same_settings(self.folder, checkpoint["settings"], self.settings)
         return checkpoint
-
-    def _require_same(self, before: Mapping[str, Any]) -> None:
-        keys = [*before, *(key for key in self.settings if key not in before)]
-        differ = [key for key in keys if before.get(key, _ABSENT) != self.settings.get(key, _ABSENT)]
-        if differ:
-            pairs = (f"{key} was {_shown(before, key)}, now {_shown(self.settings, key)}" for key in differ)
-            remedy = f"cannot be resumed with other settings ({'; '.join(pairs)}): use the same, or another folder"
-            raise InvalidValue("out", self.folder, remedy)
 
 
 def _finite(value: Any) -> Any:
@@ -154,8 +152,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    text = str(settings.get(key, _ABSENT))
-    return text if len(text) <= 60 else f"{text[:12]}..."  # a digest
