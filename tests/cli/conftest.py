@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +42,12 @@ def start() -> Callable[..., subprocess.Popen[str]]:
         path = [entry for entry in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")) if entry]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+        def heed_interrupts() -> None:  # which a shell makes its background jobs ignore, and these tests with them
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+        return subprocess.Popen(
+            command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_interrupts
+        )
 
     return run
