@@ -121,6 +121,16 @@ def test_runs_carry_it_line_by_line(tmp_path: Path) -> None:
     assert again["confidence"] == summary["confidence"]
 
 
+def test_the_summary_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["certify", "verifix.zoo:digits_small", "--data", "digits", "--eps", "0.01", "--limit", "3"]
+    assert main([*arguments, "--estimator", "geometric:100", "--delta", "0.05", "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "cap, geometric:100" in shown
+    assert "with probability at least 0.95" in shown
+    settings = json.loads((tmp_path / "run/settings.json").read_text())["settings"]
+    assert (settings["estimator"], settings["delta"], settings["estimator_seed"]) == ("geometric:100", 0.05, 0)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ["certify", "verifix.zoo:mnist_small", "--data", "digits", "--eps", "0.01", "--out", str(tmp_path / "run")]
     assert main([*base, "--estimator", "median:50"]) == 2

@@ -106,7 +106,7 @@ def show_table(
     within = f" within [{box[0]:g}, {box[1]:g}]" if box else ""
     everything = {
         "perturbation": f"{perturbation}{within}",
-        "method": summary["method"],
+        "method": ", ".join([summary["method"], *([settings["estimator"]] if "estimator" in settings else [])]),
         "inputs": f"{n} ({note})" if note else str(n),
         **rows,
         "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
