@@ -17,7 +17,8 @@ from tests.bounds.cases import METHODS as EVERY
 from tests.bounds.cases import SLOPES, input_sets, points
 from tests.bounds.dense import Array, Interval, Piece, pieces
 from tests.networks import graphs, relu_network
-from verifix.bounds import Engine, Method, linear_program, parse_method
+from verifix.bounds import Engine, Method, parse_method
+from verifix.bounds.linear_program import linear_program
 from verifix.errors import InvalidValue, UnsupportedOperation
 from verifix.graph import Graph, Node, capture
 from verifix.operations import Affine, MaxPool, TwoPiece

@@ -50,6 +50,11 @@ def test_importing_verifix_loads_no_cuda_part() -> None:
     assert python(code).returncode == 0
 
 
+def test_importing_verifix_loads_nothing_that_few_need() -> None:
+    code = "import sys, verifix; assert not {'scipy', 'matplotlib', 'rich', 'torch._dynamo'} & set(sys.modules)"
+    assert python(code).returncode == 0, python(code).stderr
+
+
 def test_a_part_that_does_not_load_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str) -> None:
         raise ImportError("libsomething.so.1: cannot open shared object file")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from verifix.data import Dataset, load
-from verifix.train import Epoch, TrainSettings
+from verifix.train import Epoch, Progress, TrainSettings
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -23,6 +24,19 @@ def digits(n: int = 90) -> Dataset:
 def settings(**changes: Any) -> TrainSettings:
     usual: dict[str, Any] = {"eps": 0.03, "box": (0, 1), "method": "crown-ibp", "epochs": 3, "batch": 20}
     return TrainSettings(**{**usual, **changes})
+
+
+def stop_after(steps: int) -> Callable[[Progress], None]:
+    """A progress that interrupts training after so many steps."""
+    count = 0
+
+    def show(_: Progress) -> None:
+        nonlocal count
+        count += 1
+        if count == steps:
+            raise KeyboardInterrupt
+
+    return show
 
 
 def same_weights(a: nn.Module | dict[str, torch.Tensor], b: nn.Module | dict[str, torch.Tensor]) -> bool:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,14 @@ import torch
 from torch import nn
 
 import verifix as vx
-from tests.train.examples import digits, network, same_history, same_weights, settings
+from tests.train.examples import digits, network, same_history, same_weights, settings, stop_after
 from verifix.attack import attack_cascade
 from verifix.cascade_file import Stage, read_cascade
 from verifix.certify import Cascade
 from verifix.certify.run import RunInterrupted
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
-from verifix.train import CascadeTraining, Progress, TrainSettings, hold_out, train, train_cascade
+from verifix.train import CascadeTraining, TrainSettings, hold_out, train, train_cascade
 from verifix.train import cascade as cascade_module
 
 HOW = settings(eps=0.12, epochs=4, lr=0.02, method="cap", validation=30)
@@ -153,18 +152,6 @@ class TestStages:
         with pytest.raises(InvalidValue, match=message):
             run(out=tmp_path / "run", **changes)
         assert not (tmp_path / "run").exists()
-
-
-def stop_after(steps: int) -> Callable[[Progress], None]:
-    count = 0
-
-    def show(_: Progress) -> None:
-        nonlocal count
-        count += 1
-        if count == steps:
-            raise KeyboardInterrupt
-
-    return show
 
 
 class TestFolder:

@@ -11,28 +11,16 @@ import pytest
 import torch
 from torch import nn
 
-from tests.train.examples import digits, network, same_history, same_weights, settings
+from tests.train.examples import digits, network, same_history, same_weights, settings, stop_after
 from verifix.certify.run import RunInterrupted
 from verifix.errors import InvalidValue
 from verifix.models import fingerprint
-from verifix.train import Progress, Training, TrainSettings, train
+from verifix.train import Training, TrainSettings, train
 from verifix.train.checkpoint import TrainFolder
 from verifix.weights import read_weights
 
 HOW = settings(epochs=3, optimiser="sgd", lr=0.1, lr_schedule="cosine", clip=1.0)
 ADAM = settings(epochs=2, lr=1e-2, patience=1, weight_decay=1e-3)
-
-
-def stop_after(steps: int) -> Callable[[Progress], None]:
-    count = 0
-
-    def show(_: Progress) -> None:
-        nonlocal count
-        count += 1
-        if count == steps:
-            raise KeyboardInterrupt
-
-    return show
 
 
 def interrupted(out: Path, how: TrainSettings, steps: int, **changes: Any) -> None:

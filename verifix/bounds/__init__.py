@@ -5,7 +5,6 @@ from verifix.bounds.confidence import Confidence
 from verifix.bounds.engine import Engine
 from verifix.bounds.estimates import RelativeErrors, relative_errors
 from verifix.bounds.estimator import Estimator
-from verifix.bounds.linear_program import linear_program
 from verifix.bounds.method import NAMED, Method, MethodLike, parse_method
 from verifix.bounds.polytope import Polygon, outer_polygons
 from verifix.bounds.units import UnitStates, unit_states
@@ -22,7 +21,6 @@ __all__ = [
     "UnitStates",
     "bounds",
     "intersect",
-    "linear_program",
     "outer_polygons",
     "parse_method",
     "relative_errors",

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 from verifix.bounds.estimator import Estimator
@@ -104,8 +103,10 @@ class Account:
 
     def deflation(self, log_levels: Tensor) -> Tensor:
         """The factor on the length of normal rows, ``(n,)``: over the quantile of its chi distribution."""
+        from scipy.special import gammaincinv  # here, as few need it: scipy takes its time to load
+
         rows = self.k * self.estimator.groups
-        quantiles = chi2.ppf(log_levels.clamp(max=math.log(0.5)).exp().numpy(), rows)
+        quantiles = 2 * gammaincinv(rows / 2, log_levels.clamp(max=math.log(0.5)).exp().numpy())
         return torch.as_tensor((1 + _ROUNDING) / quantiles**0.5, dtype=torch.float64)
 
     def confidence(self) -> Confidence:

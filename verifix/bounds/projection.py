@@ -18,8 +18,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from scipy.integrate import quad
-from scipy.special import betaln, gammaln
 from torch import Tensor
 
 from verifix.bounds.bundle import Bundle, Drawn, draw
@@ -243,12 +241,15 @@ def mean_of_median(k: int) -> float:
     >>> round(mean_of_median(50), 4), round(mean_of_median(51), 4)
     (0.9934, 1.0247)
     """
+    from scipy.integrate import quad  # here, as few need it: scipy takes its time to load
+
     r = (k - 1) // 2 + 1
+    scale = math.lgamma(r) + math.lgamma(k - r + 1) - math.lgamma(k + 1)
 
     def density(u: float) -> float:
         if not 0 < u < 1:
             return 0.0
-        log = (r - 1) * math.log(u) + (k - r) * math.log1p(-u) - float(betaln(r, k - r + 1))
+        log = (r - 1) * math.log(u) + (k - r) * math.log1p(-u) - scale
         return math.tan(math.pi * u / 2) * math.exp(log)
 
     peak = (r - 1) / (k - 1) if k > 1 else 0.5
@@ -257,7 +258,7 @@ def mean_of_median(k: int) -> float:
 
 def mean_of_chi(k: int) -> float:
     """The mean length of ``k`` independent standard normal variables."""
-    return math.sqrt(2) * math.exp(float(gammaln((k + 1) / 2) - gammaln(k / 2)))
+    return math.sqrt(2) * math.exp(math.lgamma((k + 1) / 2) - math.lgamma(k / 2))
 
 
 def _euclidean(rows: Tensor) -> Tensor:

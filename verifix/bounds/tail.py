@@ -15,8 +15,6 @@ from __future__ import annotations
 import functools
 import math
 
-from scipy.special import gammaln
-
 from verifix.errors import InvalidValue
 
 LARGEST_INFLATION = 2.0
@@ -36,7 +34,7 @@ def log_tail(s: float, k: int) -> float:
     if t <= 0:
         return 0.0
     exponent = -k * (s * t - math.log1p(a * a) / 2)
-    ratio = float(gammaln((k - 1) / 2) - gammaln(k / 2))
+    ratio = math.lgamma((k - 1) / 2) - math.lgamma(k / 2)
     factor = ratio - 1.5 * math.log(math.pi) - math.log(t) - math.log1p(a * a) / 2
     return exponent + min(0.0, factor)
 

@@ -51,19 +51,7 @@ def run(args: argparse.Namespace) -> int:
     data = options.load_data(args)
     model = options.load_cascade(args, data, device) or options.load_network(args, data, device)
     with progress_meter() as progress:
-        summary = certify_run(
-            model,
-            data,
-            ball,
-            out=args.out,
-            method=args.method,
-            estimator=estimator,
-            batch=args.batch,
-            memory=args.memory,
-            resume=args.resume,
-            settings=options.settings_of_model(args),
-            sources=options.sources_of_model(args, data),
-            progress=progress,
-        )
+        arguments = options.run_arguments(args, data)
+        summary = certify_run(model, data, ball, estimator=estimator, progress=progress, **arguments)
     show_summary(summary, args.out, data.note)
     return 0

@@ -41,19 +41,7 @@ def run(args: argparse.Namespace) -> int:
     data = options.load_data(args)
     model = options.load_network(args, data, device)
     with progress_meter("detect", "not flagged") as progress:
-        summary = detect_run(
-            model,
-            data,
-            ball,
-            out=args.out,
-            method=args.method,
-            batch=args.batch,
-            memory=args.memory,
-            resume=args.resume,
-            settings=options.settings_of_model(args),
-            sources=options.sources_of_model(args, data),
-            progress=progress,
-        )
+        summary = detect_run(model, data, ball, progress=progress, **options.run_arguments(args, data))
     rows = {
         "flagged": f"{summary['flagged']} ({summary['flagged_fraction']:.2%})",
         "flagged of right": _percent(summary["flagged_of_right"]),

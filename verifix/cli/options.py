@@ -243,6 +243,19 @@ def _allow_own_modules() -> None:
         sys.path.append(str(Path.cwd()))  # so that MODEL may be a module of the user's own
 
 
+def run_arguments(args: argparse.Namespace, data: Dataset) -> dict[str, Any]:
+    """What the library's runs take from :func:`add_run`, :func:`add_method` and the model's arguments."""
+    return {
+        "out": args.out,
+        "method": args.method,
+        "batch": args.batch,
+        "memory": args.memory,
+        "resume": args.resume,
+        "settings": settings_of_model(args),
+        "sources": sources_of_model(args, data),
+    }
+
+
 def settings_of_model(args: argparse.Namespace) -> dict[str, Any]:
     """What only the command line knows of a run's settings; the rest is added by the run itself."""
     from verifix.weights import weights_path

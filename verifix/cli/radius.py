@@ -57,18 +57,12 @@ def run(args: argparse.Namespace) -> int:
         summary, records = radius_run(
             model,
             data,
-            out=args.out,
             norm=ball.norm,
             box=ball.box,
-            method=args.method,
             max_eps=args.max_eps,
             tolerance=args.tolerance,
-            batch=args.batch,
-            memory=args.memory,
-            resume=args.resume,
-            settings=options.settings_of_model(args),
-            sources=options.sources_of_model(args, data),
             progress=progress,
+            **options.run_arguments(args, data),
         )
     radius_picture(
         Path(args.out) / "radius.png",

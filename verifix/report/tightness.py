@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verifix.bounds import Engine, Method, linear_program
-from verifix.bounds.linear_program import MOST
+from verifix.bounds import Engine, Method
+from verifix.bounds.linear_program import MOST, linear_program
 from verifix.certify import Margins
 from verifix.graph import Graph
 from verifix.report.style import CLASSES, MARKERS, new_figure
@@ -58,8 +58,8 @@ def tightness(
     """Solve the program of every margin of every example, in float64; rounding is accounted in the dual bound alone.
 
     Raises:
-        UnsupportedOperation, InvalidValue: as :func:`verifix.bounds.linear_program`; ``ball`` is one of l_inf, with one
-            radius for all.
+        UnsupportedOperation, InvalidValue: as :func:`verifix.bounds.linear_program.linear_program`; ``ball`` is one of
+            l_inf, with one radius for all.
     """
     x = x.to(torch.float64)
     engine = Engine(graph, ball.around(x), method)
