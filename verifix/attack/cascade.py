@@ -48,10 +48,13 @@ def attack_cascade(
 
     Args:
         cascade: the cascade, with its ball.
-        x: inputs ``(n, *shape)``.
+        x: inputs ``(n, *shape)``, in raw units.
         agreement: attack algorithm 4; if false, the rule without its agreement test, by which the first stage that
             certifies its own prediction answers. Nothing protects that one.
         steps, step_size, restarts, seed: as in :func:`verifix.attack.pgd`.
+
+    Raises:
+        InvalidValue, InvalidType: as :meth:`verifix.Cascade.predict`.
     """
     before = _certified(cascade.predict(x), agreement)
     graphs = cascade.graphs(x)

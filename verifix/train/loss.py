@@ -19,7 +19,17 @@ def robust_logits(
     """Logits at least as bad for the label as any input of the set can make them: ``(n, classes)``, zero at the label.
 
     Entry ``j`` is an upper bound of ``f_j - f_y`` over the set, differentiable in parameters and inputs; of several
-    methods the smallest one. No rounding is accounted: this is for training, not for certificates.
+    methods the smallest one. No rounding is accounted: this is for training, not for certificates. With an estimator
+    other than exact it is an estimate of that bound.
+
+    Args:
+        y: labels ``(n,)``.
+        inputs: where the inputs may be, in raw units.
+        method: as in :func:`verifix.bounds`; the seed of an estimator should differ from step to step.
+        memory: byte budget of the rows of a pass; what autograd keeps is not bounded by it.
+
+    Raises:
+        InvalidValue: labels that are no classes, an estimator that does not fit the sets, no method.
     """
     specification = Margins(y, graph.shape[0])
     everything = slice(None)
