@@ -18,3 +18,14 @@ def abs_median(
     index = attains.to(torch.uint8).argmax(dim=1)
     values = absolute.gather(1, index.unsqueeze(1)).squeeze(1)
     return values.masked_fill(values.isnan(), torch.nan), index
+
+
+def add_votes(
+    logits: Tensor,  # (n, count, classes)
+    counts: Tensor,  # (n, classes + 1)
+) -> None:
+    """:func:`verifix.kernels.votes.add_votes`, by comparing with the largest entry."""
+    attains = logits == logits.amax(dim=2, keepdim=True)
+    # argmax takes the first of equals; a row of NaN attains nothing.
+    answer = attains.to(torch.uint8).argmax(dim=2).masked_fill(logits.isnan().any(dim=2), logits.shape[2])
+    counts.scatter_add_(1, answer, torch.ones_like(answer))
