@@ -51,10 +51,12 @@ class Noise(ABC):
         norm: what the radius is measured in: ``l2``, ``l1``, ``l0``, ``linf``, ``mahalanobis``, ``wasserstein``.
         lattice: the number of levels per unit where inputs and noise are whole numbers of ``1 / lattice``, so that no
             rounding in ``x + noise`` is outside of the theorem; None for noise in floating point.
+        closed: whether perturbations whose norm equals the radius are certified too, and not only smaller ones.
     """
 
     name: ClassVar[str]
     norm: ClassVar[str]
+    closed: ClassVar[bool] = False
     lattice: int | None = None
 
     @property
@@ -69,7 +71,7 @@ class Noise(ABC):
     @abstractmethod
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:
         """The certified radius of each input, rounded down; nan where nothing is certified. It holds for every
-        perturbation of norm strictly below it."""
+        perturbation of norm strictly below it, and of that norm as well where the family is ``closed``."""
 
     def total_variation(self, coordinates: int) -> float:
         """How far the law that is sampled is from that of the theorem, in total variation over all coordinates, given
