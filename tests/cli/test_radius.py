@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import verifix as vx
-from verifix.cli.show import rounded_down
 from verifix.data import load
+from verifix.text import rounded_down
 
 NETWORKS = """
 from torch import nn

@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
         RunInterrupted: stopped by the user.
     """
     from verifix.certify import radius_run
-    from verifix.cli.show import progress_meter, rounded_down, show_table
+    from verifix.cli.show import progress_meter, show_table
     from verifix.report import radius_picture
+    from verifix.text import rounded_down
 
     device = options.apply_common(args)
     ball = options.make_ball(args, 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -118,15 +117,6 @@ def show_table(
     for name, value in everything.items():
         table.add_row(name, Text(value))
     Console().print(table)
-
-
-def rounded_down(value: float, digits: int = 5) -> str:
-    """A radius in a few digits that is none larger.
-
-    >>> rounded_down(0.11999996), rounded_down(0.5), rounded_down(0.0)
-    ('0.11999', '0.5', '0')
-    """
-    return f"{decimal.Context(prec=digits, rounding=decimal.ROUND_FLOOR).create_decimal_from_float(value):g}"
 
 
 def _rows_of_cascade(summary: Mapping[str, Any]) -> dict[str, str]:
