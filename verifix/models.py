@@ -180,13 +180,14 @@ def inner(model: nn.Module) -> nn.Module:
     return model.program if isinstance(model, _Exported) else model
 
 
-def probe(model: nn.Module, images: Tensor, classes: int, spec: str | None = None) -> None:
+def probe(model: nn.Module, images: Tensor, classes: int, spec: str | None = None, *, finite: bool = True) -> Tensor:
     """Run the network on ``images`` (one or more, with the batch axis) and refuse what is no classifier of them.
 
-    ``spec`` is what errors call the network; its type where absent.
+    ``spec`` is what errors call the network; its type where absent. Returns what the network gives.
 
     Raises:
-        InvalidValue: the network fails on them, or gives something else than finite ``(batch, at least classes)``.
+        InvalidValue: the network fails on them, or gives something else than ``(batch, at least classes)``, or
+            something that is not finite, where it must be ``finite``.
     """
     spec, shape = spec or type(model).__name__, tuple(images.shape)
     try:
@@ -201,8 +202,9 @@ def probe(model: nn.Module, images: Tensor, classes: int, spec: str | None = Non
         raise InvalidValue("MODEL", spec, f"must give (batch, classes), but for inputs of shape {shape} it gives {got}")
     if output.shape[1] < max(classes, 2):
         raise InvalidValue("MODEL", spec, f"gives {output.shape[1]} outputs, but the data has {classes} classes")
-    if not torch.isfinite(output).all():
+    if finite and not torch.isfinite(output).all():
         raise InvalidValue("MODEL", spec, "gives NaN or infinity on an input of the data set")
+    return output
 
 
 def fingerprint(model: nn.Module | Mapping[str, Tensor]) -> str:

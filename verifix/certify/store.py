@@ -186,6 +186,38 @@ class RunStore(Generic[R]):
         return (self.folder / name).read_bytes()
 
 
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """The settings of a run that may be finished, interrupted or at work.
+
+    Raises:
+        InvalidValue: there is no run, or its settings cannot be read.
+    """
+    path = Path(folder) / "settings.json"
+    if not path.is_file():
+        raise InvalidValue("run", folder, "holds no run: there is no settings.json")
+    return _read_settings(path)
+
+
+def read_records(folder: str | Path, record: type[R]) -> tuple[list[R], list[float]]:
+    """What such a run has decided so far, and the seconds that each input took, over every session.
+
+    Raises:
+        InvalidValue: results are damaged.
+    """
+    folder = Path(folder)
+    files = {name: folder / name for name in ("results.jsonl", "timings.jsonl")}
+    for path in files.values():
+        if not path.is_file():
+            raise InvalidValue("run", folder, f"holds no run: there is no {path.name}")
+    records = _parse(_whole_lines(files["results.jsonl"].read_bytes()), files["results.jsonl"], record)
+    seconds = [0.0] * len(records)
+    for line in _whole_lines(files["timings.jsonl"].read_bytes()).splitlines():
+        chunk = json.loads(line)
+        for index in range(chunk["start"], min(chunk["stop"], len(records))):
+            seconds[index] += chunk["seconds"] / (chunk["stop"] - chunk["start"])
+    return records, seconds
+
+
 def _dump(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), allow_nan=False)
 
