@@ -111,10 +111,15 @@ def show_table(
         "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
         "results": out,
     }
-    table = Table(title=Text(f"{settings['model']} on {settings['data']}"), title_justify="left", show_header=False)
+    show_rows(f"{settings['model']} on {settings['data']}", everything)
+
+
+def show_rows(title: str, rows: Mapping[str, str]) -> None:
+    """Print names and values as a table."""
+    table = Table(title=Text(title), title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in everything.items():
+    for name, value in rows.items():
         table.add_row(name, Text(value))
     Console().print(table)
 

@@ -1,0 +1,141 @@
+"""``verifix smooth certify`` and ``verifix smooth predict``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from verifix.cli import options
+from verifix.cli.show import progress_meter, show_rows
+from verifix.data import Dataset
+from verifix.errors import InvalidValue
+from verifix.smooth.certify import Question
+from verifix.smooth.noise import Noise, Splitting, make_noise
+from verifix.smooth.run import predict_run, smooth_run
+from verifix.text import rounded_down
+
+_PARAMETERS = ("sigma", "scale", "lattice", "keep", "null", "ground")
+
+
+def certify(args: argparse.Namespace) -> int:
+    """Run ``verifix smooth certify``."""
+    device = options.apply_common(args)
+    data = _load_data(args)
+    noise = _make_noise(args, data)
+    exact = isinstance(noise, Splitting) and noise.lattice is not None
+    question = None if exact else Question(args.n0, args.n, args.alpha, args.rule)
+    model = options.load_network(args, data, device)
+    with progress_meter("smooth", "certified correct") as progress:
+        summary = smooth_run(model, data, noise, question, progress=progress, **_arguments(args, data))
+    _show(summary, args, data, _rows_of_certificates(summary))
+    return 0
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Run ``verifix smooth predict``."""
+    device = options.apply_common(args)
+    data = _load_data(args)
+    noise = _make_noise(args, data)
+    model = options.load_network(args, data, device)
+    with progress_meter("smooth", "correct") as progress:
+        summary = predict_run(
+            model, data, noise, n=args.n, alpha=args.alpha, progress=progress, **_arguments(args, data)
+        )
+    rows = {"confidence": f"each answer is the most probable class with probability at least {1 - args.alpha:.6g}"}
+    _show(summary, args, data, rows)
+    return 0
+
+
+def _load_data(args: argparse.Namespace) -> Dataset:
+    """The inputs of ``--data`` of which every ``--skip``-th is taken: ``--limit`` of them."""
+    if args.limit is not None:
+        args.limit = (args.limit - 1) * args.skip + 1
+    return options.load_data(args)
+
+
+def _make_noise(args: argparse.Namespace, data: Dataset) -> Noise:
+    """The noise of ``--noise`` with the parameters that are given."""
+    given: dict[str, Any] = {name: getattr(args, name) for name in _PARAMETERS if getattr(args, name) is not None}
+    if args.noise == "keep-or-replace" and "lattice" in given:
+        given["levels"] = given.pop("lattice")
+    if args.noise == "ablation":
+        given["coordinates"] = data.images[:1].numel()
+        if "keep" in given:
+            given["keep"] = _whole("keep", given["keep"])
+        if "null" in given and given["null"] != "channel":
+            given["null"] = _number("null", given["null"])
+    return make_noise(args.noise, **given)
+
+
+def _whole(name: str, value: float) -> int:
+    if value != int(value):
+        raise InvalidValue(name, value, "ablation keeps a whole number of coordinates")
+    return int(value)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return options.number(text)
+    except argparse.ArgumentTypeError:
+        raise InvalidValue(name, text, "must be a number, or channel") from None
+
+
+def _arguments(args: argparse.Namespace, data: Dataset) -> dict[str, Any]:
+    settings = options.settings_of_model(args)
+    return {
+        "out": args.out,
+        "seed": args.seed,
+        "skip": args.skip,
+        "batch": args.batch,
+        "resume": args.resume,
+        "settings": settings,
+        "sources": options.sources_of_model(args, data),
+    }
+
+
+def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
+    rule, alpha, n = summary["rule"], summary["alpha"], summary["n"]
+    if summary["confidence"] == 1:
+        confidence = "every outcome of the noise was tried: certificates hold surely"
+    else:
+        confidence = f"{rule}: each certificate holds with probability at least {summary['confidence']:.6g}"
+        if summary["confidence"] < 1 - alpha:
+            confidence += f", less than the {1 - alpha:.6g} that was asked for"
+        confidence += f"; all {n} together with {summary['confidence_of_all']:.6g}"
+    within = "up to and including" if summary["closed"] else "strictly within"
+    arithmetic = (
+        "as computed, on inputs of the lattice"
+        if summary["float_sound"]
+        else "in real arithmetic: not float sound, see --lattice"
+    )
+    accuracy = {
+        f"at radius {rounded_down(entry['radius'])}": f"{entry['accuracy']:.2%} (at least {entry['corrected']:.2%})"
+        for entry in summary["certified_accuracy"]
+    }
+    return {
+        "certificates": f"{summary['norm']}, {within} the radius, {arithmetic}",
+        "confidence": confidence,
+        **accuracy,
+        "average radius": rounded_down(summary["average_certified_radius"]),
+    }
+
+
+def _show(summary: Mapping[str, Any], args: argparse.Namespace, data: Dataset, rows: Mapping[str, str]) -> None:
+    """Print the table of a finished run."""
+    settings, outcomes, n = summary["settings"], summary["outcomes"], summary["n"]
+    family = dict(settings["noise"])
+    noise = ", ".join([family.pop("name"), *(f"{key} {value}" for key, value in family.items() if value is not None)])
+    invalid = {"invalid samples": f"{summary['invalid']}: NaN, each counted against its input"}
+    everything = {
+        "noise": noise,
+        "inputs": f"{n} ({data.note})" if data.note else str(n),
+        "answers": ", ".join(f"{count} {name}" for name, count in outcomes.items()),
+        "accuracy": f"{summary['clean_accuracy']:.2%}",
+        **rows,
+        "samples": f"{summary['samples']}",
+        **(invalid if summary["invalid"] else {}),
+        "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
+        "results": args.out,
+    }
+    show_rows(f"{settings['model']} on {settings['data']}", everything)
