@@ -97,11 +97,8 @@ def radius(
     """
     methods = exact_methods(method)
     balls = Ball(norm, 0.0, box).around(check_points("x", x).detach())
-    most = _largest(balls, max_eps)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
-        raise InvalidType("tolerance", tolerance, "a number")
-    if not 1e-9 <= tolerance <= 1:
-        raise InvalidValue("tolerance", tolerance, "must be between 1e-9 and 1")
+    most = largest_eps(balls, max_eps)
+    check_tolerance(tolerance)
     graph = classifier(model, x)
     with torch.no_grad(), plain_arithmetic():
         within = budget(graph, sorted({x.dtype, torch.float64}, key=str), x.device, memory)
@@ -121,10 +118,20 @@ def radius(
             return (rows.amin(1) if rows.shape[1] else rows.new_full((len(rows),), math.inf)).cpu()
 
         labels = specification.labels.to(predictions.device)
-        return _search(margin, _clean_margins(logits, labels), most, predictions == labels, predictions, tolerance)
+        return search_radii(margin, clean_margins(logits, labels), most, predictions == labels, predictions, tolerance)
 
 
-def _search(margin: Margin, clean: Tensor, most: Tensor, right: Tensor, predictions: Tensor, tolerance: float) -> Radii:
+def check_tolerance(tolerance: object) -> None:
+    """Refuse what is no relative tolerance of the search."""
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        raise InvalidType("tolerance", tolerance, "a number")
+    if not 1e-9 <= tolerance <= 1:
+        raise InvalidValue("tolerance", tolerance, "must be between 1e-9 and 1")
+
+
+def search_radii(
+    margin: Margin, clean: Tensor, most: Tensor, right: Tensor, predictions: Tensor, tolerance: float
+) -> Radii:
     """The radii of inputs with these margins at radius zero, about; NaN where the network's outputs overflow."""
     right = right.cpu()
     verdicts = np.where(right.numpy(), Verdict.UNKNOWN.value, Verdict.FALSIFIED.value)
@@ -154,7 +161,7 @@ def _search(margin: Margin, clean: Tensor, most: Tensor, right: Tensor, predicti
     return Radii(verdicts, radii, uncertified, predictions, evaluations)
 
 
-def _clean_margins(logits: Tensor, labels: Tensor) -> Tensor:
+def clean_margins(logits: Tensor, labels: Tensor) -> Tensor:
     """How far the label's logit is above every other; NaN where any logit is not finite."""
     exact = logits.double()
     others = exact.scatter(1, labels[:, None], -math.inf)
@@ -162,7 +169,7 @@ def _clean_margins(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(torch.isfinite(exact).all(1), margins, math.nan).cpu()
 
 
-def _largest(balls: LpBall, max_eps: float | None) -> Tensor:
+def largest_eps(balls: LpBall, max_eps: float | None) -> Tensor:
     """The largest radius to try for each input: where the ball is the whole box, at the latest."""
     if max_eps is not None and (isinstance(max_eps, bool) or not isinstance(max_eps, (int, float))):
         raise InvalidType("max_eps", max_eps, "a number")
