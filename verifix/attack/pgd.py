@@ -38,6 +38,7 @@ def pgd(
     step_size: float = 0.1,
     restarts: int = 1,
     seed: int = 0,
+    start: Tensor | None = None,
 ) -> AttackResult:
     """Projected gradient descent on the margin, untargeted (Madry et al.; thesis, section 2.1.2).
 
@@ -53,6 +54,7 @@ def pgd(
             of that.
         restarts: starts per input.
         seed: of the random starts.
+        start: points of the sets, ``(n, *shape)``, to start from first; the centers by default.
 
     Raises:
         InvalidValue: for ``steps`` or ``restarts`` below 1, or a ``step_size`` that is not positive.
@@ -70,7 +72,11 @@ def pgd(
     best = inputs.center.detach().clone()
     best_margin = _margin(model(best).detach(), y)
     for restart in range(restarts):
-        x = inputs.center.detach().clone() if restart == 0 else _random_point(inputs, generator)
+        x = (
+            (inputs.center if start is None else start).detach().clone()
+            if restart == 0
+            else _random_point(inputs, generator)
+        )
         for step in range(steps):
             x = x.detach().requires_grad_(True)
             margin = _margin(model(x), y)

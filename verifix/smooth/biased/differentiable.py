@@ -13,7 +13,7 @@ from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball
 from verifix.sets.base import Norm
 from verifix.smooth.biased.network import refuse_kinks
-from verifix.smooth.biased.oracle import NearestNeighbour
+from verifix.smooth.biased.oracle import NearestNeighbour, Oracle
 from verifix.smooth.biased.radii import BiasedRadii, Expansion, certified_radii, check_binary, check_number
 from verifix.smooth.biased.rounding import DUAL, down, dual_norms, sum_above
 
@@ -122,12 +122,17 @@ class BiasedDifferentiable:
             raise InvalidType("base", base, "a SmoothNetwork or a SmoothFunction")
         self.base = base
 
-    def decision(self, x: Tensor) -> Tensor:
-        """``g_mu`` of each input, ``(n,)`` float64, differentiable; its sign is the prediction, zero is positive."""
+    def decision(self, x: Tensor, labels: Oracle | None = None) -> Tensor:
+        """``g_mu`` of each input, ``(n,)`` float64, differentiable; its sign is the prediction, and zero is positive.
+
+        Args:
+            x: inputs ``(n, *shape)``.
+            labels: stands in for the oracle, for attacks that need a gradient of it.
+        """
         self.oracle.flat(x)
         values, gradients = _with_gradient(self.base, x.double(), create_graph=torch.is_grad_enabled())
         size = torch.linalg.vector_norm(gradients.flatten(1), ord=DUAL[self.norm], dim=1)
-        return values + self.alpha * self.oracle(x) * size
+        return values + self.alpha * (labels or self.oracle)(x) * size
 
     def predict(self, x: Tensor) -> Tensor:
         """-1 or 1 for each input, ``(n,)`` int64."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball
 from verifix.sets.base import Norm, check_points
-from verifix.smooth.biased.oracle import NearestNeighbour
+from verifix.smooth.biased.oracle import NearestNeighbour, Oracle
 from verifix.smooth.biased.radii import BiasedRadii, Expansion, certified_radii, check_binary, check_number
 from verifix.smooth.biased.rounding import DUAL, TINY, dual_norms, gamma
 
@@ -48,10 +48,15 @@ class BiasedLinear:
             raise InvalidValue("b", b, "must be finite")
         self.b = float(b)
 
-    def decision(self, x: Tensor) -> Tensor:
-        """``g_mu`` of each input, ``(n,)`` float64; its sign is the prediction, and zero counts as positive."""
+    def decision(self, x: Tensor, labels: Oracle | None = None) -> Tensor:
+        """``g_mu`` of each input, ``(n,)`` float64, differentiable; its sign is the prediction, and zero is positive.
+
+        Args:
+            x: inputs ``(n, *shape)``.
+            labels: stands in for the oracle, for attacks that need a gradient of it.
+        """
         size = torch.linalg.vector_norm(self.a, ord=DUAL[self.norm])
-        return self.oracle.flat(x) @ self.a + self.b + self.alpha * self.oracle(x) * size
+        return self.oracle.flat(x) @ self.a + self.b + self.alpha * (labels or self.oracle)(x) * size
 
     def predict(self, x: Tensor) -> Tensor:
         """-1 or 1 for each input, ``(n,)`` int64."""

@@ -25,7 +25,7 @@ from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
 from verifix.sets import Ball, LpBall
 from verifix.sets.base import Norm, check_points
-from verifix.smooth.biased.oracle import NearestNeighbour, Neighbours
+from verifix.smooth.biased.oracle import NearestNeighbour, Neighbours, Oracle
 from verifix.smooth.biased.radii import check_number
 
 
@@ -77,15 +77,23 @@ class BiasedLogits:
         if not isinstance(oracle, NearestNeighbour):
             raise InvalidType("oracle", oracle, "a NearestNeighbour")
         self.model, self.oracle = model, oracle
+        self._captured: Graph | None = None
         self.bias = check_number("alpha", alpha) * check_number("c", c)
         check_number("alpha * c", self.bias)
         if bool((oracle.labels < 0).any()):
             raise InvalidValue("oracle", f"label {int(oracle.labels.min())}", "labels must be classes, from 0")
 
-    def logits(self, x: Tensor) -> Tensor:
-        """``G(x)``, ``(n, classes)`` float64, from the logits of the model in its own type; differentiable."""
-        logits = self.model(x)
-        return logits.double() + self.bias * self._boosted(self.oracle(x), logits.shape[1])
+    def logits(self, x: Tensor, boosted: Oracle | None = None) -> Tensor:
+        """``G(x)``, ``(n, classes)`` float64; the network itself is run in the type of ``x``; differentiable.
+
+        Args:
+            x: inputs ``(n, *shape)``.
+            boosted: stands in for the oracle, for attacks that need a gradient of it: how much of the bias each class
+                gets, ``(n, classes)``.
+        """
+        logits = self._graph(x)(x)
+        share = self._boosted(self.oracle(x), logits.shape[1]) if boosted is None else boosted(x)
+        return logits.double() + self.bias * share
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -203,11 +211,14 @@ class BiasedLogits:
     def _graph(self, x: Tensor) -> Graph:
         """The graph of the model, if its classes and inputs fit the oracle's."""
         self.oracle.flat(check_points("x", x))
-        graph = classifier(self.model, x)
-        if int(self.oracle.labels.max()) >= graph.shape[0]:
+        if self._captured is None:
+            weights = [] if isinstance(self.model, Graph) else list(self.model.parameters())
+            self._captured = classifier(self.model, x.detach().to(weights[0].dtype if weights else x.dtype))
+        classes = self._captured.shape[0]
+        if int(self.oracle.labels.max()) >= classes:
             label = f"label {int(self.oracle.labels.max())}"
-            raise InvalidValue("oracle", label, f"the network has {graph.shape[0]} classes, from 0")
-        return graph
+            raise InvalidValue("oracle", label, f"the network has {classes} classes, from 0")
+        return self._captured
 
 
 def _eps(balls: LpBall) -> Tensor:

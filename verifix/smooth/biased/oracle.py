@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from verifix.sets import Ball
 from verifix.sets.base import Norm, check_points
 from verifix.smooth.biased.rounding import DUAL, TINY, UNIT, down, gamma, quotient_below, widened
 
+Oracle = Callable[[Tensor], Tensor]
+"""Labels ``(n,)`` of inputs ``(n, *shape)``."""
 TILE = 64 << 20
 """Bytes of the largest tensor that is made at once."""
 REFINED = 8

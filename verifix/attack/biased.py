@@ -1,0 +1,195 @@
+"""An attack on locally biased classifiers that knows the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifix.attack.pgd import pgd
+from verifix.errors import InvalidType, InvalidValue
+from verifix.sets import Ball, LpBall
+from verifix.smooth.biased import BiasedDifferentiable, BiasedLinear, BiasedLogits, NearestNeighbour
+
+Biased = BiasedLinear | BiasedDifferentiable | BiasedLogits
+OVERSHOOT = 1.001
+"""How far beyond the border of a Voronoi cell a start is placed, as a multiple of the way to it."""
+
+
+@dataclass(frozen=True)
+class BiasedAttack:
+    """The points found for each input.
+
+    Attributes:
+        success: whether the smoothed classifier, evaluated in float64, gives the point another class than the label;
+            ``(n,)``.
+        examples: the points, ``(n, *shape)`` float64; each lies in its ball.
+        predictions: what the smoothed classifier says there, ``(n,)``: -1 or 1, or classes.
+    """
+
+    success: Tensor
+    examples: Tensor
+    predictions: Tensor
+
+
+def attack_biased(
+    classifier: Biased,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    inputs: Ball,
+    steps: int = 40,
+    step_size: float = 0.1,
+    restarts: int = 1,
+    neighbours: int = 5,
+    seed: int = 0,
+) -> BiasedAttack:
+    """Look in the ball around each input for a point that the smoothed classifier gives another class.
+
+    The oracle is constant on pieces, the Voronoi cells of the reserved points, and plain descent does not know that
+    others are near. So projected gradient descent (:func:`verifix.attack.pgd`) on the smoothed classifier starts
+
+    - from the input and from random points, within the piece where it happens to be;
+    - from the same, with a gradient that sees the pieces: that of weights ``softmax(-D / t)`` on the reserved points'
+      labels, with ``D`` their squared distances and t the typical gap between the nearest two, while values stay exact;
+    - just beyond the border of the cell of each of the nearest opposing points, where a step in the ball's own norm
+      reaches it soonest, and from the opposing point itself, projected into the ball.
+
+    Of all points the one with the smallest margin is kept. Certificates that hold are never broken, see
+    :meth:`BiasedLinear.certify` and its like.
+
+    Args:
+        classifier: what is attacked.
+        x: inputs ``(n, *shape)``, in raw units.
+        y: labels ``(n,)``: -1 and 1, or classes; by default the smoothed classifier's own predictions.
+        inputs: the ball to put around each input, of any norm and with its box.
+        steps, step_size, restarts, seed: as in :func:`verifix.attack.pgd`; ``restarts`` for each gradient.
+        neighbours: so many opposing points of each input are tried.
+
+    Raises:
+        InvalidValue, InvalidType: what is wrong with an argument, by name.
+
+    >>> oracle = NearestNeighbour(torch.tensor([[-1.0], [1.0]]), torch.tensor([-1, 1]))
+    >>> found = attack_biased(
+    ...     BiasedLinear(torch.tensor([1.0]), 0.0, oracle, alpha=5.0), torch.tensor([[0.5]]), inputs=Ball("l2", 0.75)
+    ... )
+    >>> found.success.tolist(), bool(found.examples < 0)
+    ([True], True)
+    """
+    if not isinstance(inputs, Ball):
+        raise InvalidType("inputs", inputs, "a Ball")
+    if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 0:
+        raise InvalidValue("neighbours", neighbours, "must be a whole number of at least 0")
+    model = _Scores(classifier)
+    exact = x.detach().double()
+    sets = inputs.around(exact)
+    labels = model(exact).detach().argmax(1) if y is None else model.places(y, len(x))
+    best, best_margin = exact, _margins(model(exact).detach(), labels)
+
+    def attempt(scores: Callable[[Tensor], Tensor], starts: int, start: Tensor | None) -> None:
+        nonlocal best, best_margin
+        found = pgd(
+            scores, labels, sets, steps=steps, step_size=step_size, restarts=starts, seed=seed, start=start
+        ).examples
+        margin = _margins(model(found).detach(), labels)
+        better = (margin < best_margin) & sets.contains(found)
+        best = torch.where(better.reshape(-1, *[1] * (exact.dim() - 1)), found, best)
+        best_margin = torch.where(better, margin, best_margin)
+
+    attempt(model, restarts, None)
+    attempt(_Scores(classifier, smooth=True), restarts, None)
+    for start in _starts(classifier.oracle, exact, sets, neighbours):
+        attempt(model, 1, start)
+    answers = model(best).detach().argmax(1)
+    return BiasedAttack((answers != labels) & sets.contains(best), best, model.answers(answers))
+
+
+class _Scores:
+    """The smoothed classifier as logits ``(n, classes)`` in float64; with ``smooth``, gradients see other pieces."""
+
+    def __init__(self, classifier: Biased, smooth: bool = False) -> None:
+        if not isinstance(classifier, (BiasedLinear, BiasedDifferentiable, BiasedLogits)):
+            raise InvalidType("classifier", classifier, "a BiasedLinear, a BiasedDifferentiable or a BiasedLogits")
+        self.classifier, self.smooth = classifier, smooth
+        self.binary = not isinstance(classifier, BiasedLogits)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        bias = self._bias if self.smooth else None
+        if isinstance(self.classifier, BiasedLogits):
+            return self.classifier.logits(x, bias)
+        decision = self.classifier.decision(x, bias)
+        return torch.stack([torch.zeros_like(decision), decision], 1)
+
+    def _bias(self, x: Tensor) -> Tensor:
+        """The labels of the oracle as numbers ``(n,)`` or ``(n, classes)``, exact, with gradients of a soft vote."""
+        oracle = self.classifier.oracle
+        squares = oracle.distances(x).square()
+        sorted_ = squares.detach().topk(min(2, len(oracle)), dim=1, largest=False).values
+        scale = (sorted_[:, -1:] - sorted_[:, :1]).clamp(min=1e-12 * (1 + sorted_[:, :1]))
+        votes = torch.softmax(-squares / scale, 1)
+        if self.binary:
+            values = oracle.labels.to(votes)
+        else:
+            values = torch.nn.functional.one_hot(oracle.labels, self._classes(x)).to(votes)
+        soft, hard = votes @ values, values[squares.detach().argmin(1)]
+        return hard + (soft - soft.detach())
+
+    def _classes(self, x: Tensor) -> int:
+        with torch.no_grad():
+            return self.classifier.logits(x[:1]).shape[1] if isinstance(self.classifier, BiasedLogits) else 2
+
+    def places(self, y: Tensor, n: int) -> Tensor:
+        """Labels as columns of the logits."""
+        if not isinstance(y, Tensor):
+            raise InvalidType("y", y, "a torch.Tensor of labels (n,)")
+        if y.shape != (n,):
+            raise InvalidValue("y", f"tensor of shape {tuple(y.shape)}", f"must be ({n},), one label for each input")
+        if not self.binary:
+            return y.long()
+        if bool((y.abs() != 1).any()):
+            raise InvalidValue("y", f"label {y[y.abs() != 1][0].item()}", "a binary classifier has labels -1 and 1")
+        return (y > 0).long()
+
+    def answers(self, places: Tensor) -> Tensor:
+        """And back."""
+        return 2 * places - 1 if self.binary else places
+
+
+def _margins(logits: Tensor, labels: Tensor) -> Tensor:
+    own = logits.gather(1, labels[:, None])
+    return (own[:, 0] - logits.scatter(1, labels[:, None], -torch.inf).amax(1)).nan_to_num(nan=torch.inf)
+
+
+def _starts(oracle: NearestNeighbour, x: Tensor, sets: LpBall, count: int) -> list[Tensor]:
+    """Points of the balls in, or towards, the cells of opposing points: for each of the nearest, two."""
+    rows = oracle.flat(x)
+    distances = oracle.distances(x)
+    nearest = distances.argmin(1)
+    opposing = oracle.labels != oracle.labels[nearest][:, None]
+    far = torch.where(opposing, distances, torch.inf)
+    count = min(count, int(opposing.sum(1).max()) if len(x) else 0)
+    starts = []
+    for j in far.topk(count, dim=1, largest=False).indices.T:
+        other, own = oracle.points[j], oracle.points[nearest]
+        gap = other - own
+        difference = -(gap * ((rows - own) + (rows - other))).sum(1)  # D_j - D_i
+        step, size = _steepest(gap, sets.norm)
+        length = OVERSHOOT * difference / (2 * size.clamp(min=1e-300))
+        usable = opposing.gather(1, j[:, None])  # some inputs have fewer opposing points than others
+        for target in (rows + length[:, None] * step, other):
+            point = torch.where(usable & torch.isfinite(target), target, rows)
+            starts.append(sets.project(point.reshape(x.shape)))
+    return starts
+
+
+def _steepest(gap: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """Of each row the step of norm 1 with the largest product with it, and that product, its dual norm."""
+    if norm == "linf":
+        return gap.sign(), gap.abs().sum(1)
+    if norm == "l2":
+        size = torch.linalg.vector_norm(gap, dim=1)
+        return gap / size.clamp(min=1e-300)[:, None], size
+    size, place = gap.abs().max(1)
+    return torch.zeros_like(gap).scatter(1, place[:, None], gap.gather(1, place[:, None]).sign()), size
