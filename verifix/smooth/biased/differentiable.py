@@ -132,7 +132,7 @@ class BiasedDifferentiable:
         self.oracle.flat(x)
         values, gradients = _with_gradient(self.base, x.double(), create_graph=torch.is_grad_enabled())
         size = torch.linalg.vector_norm(gradients.flatten(1), ord=DUAL[self.norm], dim=1)
-        return values + self.alpha * (labels or self.oracle)(x) * size
+        return values + self.alpha * (labels or self.oracle)(x).double() * size
 
     def predict(self, x: Tensor) -> Tensor:
         """-1 or 1 for each input, ``(n,)`` int64."""

@@ -56,7 +56,7 @@ class BiasedLinear:
             labels: stands in for the oracle, for attacks that need a gradient of it.
         """
         size = torch.linalg.vector_norm(self.a, ord=DUAL[self.norm])
-        return self.oracle.flat(x) @ self.a + self.b + self.alpha * (labels or self.oracle)(x) * size
+        return self.oracle.flat(x) @ self.a + self.b + self.alpha * (labels or self.oracle)(x).double() * size
 
     def predict(self, x: Tensor) -> Tensor:
         """-1 or 1 for each input, ``(n,)`` int64."""
