@@ -11,6 +11,34 @@ class Config(TypedDict):
     devices: int
 
 def abs_median(*, x: int, values: int, index: int, batch: int, k: int, n: int, dtype: str, stream: int) -> None: ...
+
+class NoiseNames:
+    """Which samples: of the inputs with these numbers, with d coordinates each."""
+
+    def __init__(self, *, inputs: int, n: int, start: int, count: int, d: int, seed: int, purpose: int) -> None: ...
+
+def add_noise(
+    *, names: NoiseNames, law: str, x: int, scales: int, scale: float, out: int, dtype: str, stream: int
+) -> None: ...
+def add_lattice_noise(
+    *,
+    names: NoiseNames,
+    thresholds: int,
+    steps: int,
+    guide: int,
+    guide_rows: int,
+    shift: int,
+    positions: int,
+    levels: int,
+    out: int,
+    dtype: str,
+    stream: int,
+) -> None: ...
+def keep_or_replace(
+    *, names: NoiseNames, threshold: int, positions: int, levels: int, out: int, dtype: str, stream: int
+) -> None: ...
+def random_words(*, names: NoiseNames, out: int, stream: int) -> None: ...
+def add_votes(*, logits: int, counts: int, n: int, count: int, classes: int, dtype: str, stream: int) -> None: ...
 def config() -> Config: ...
 
 class _BackwardSchedule:

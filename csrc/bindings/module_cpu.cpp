@@ -2,10 +2,12 @@
 #include <pybind11/pybind11.h>
 
 #include "data_type.h"
+#include "noise.h"
 #include "plan.h"
 #include "verifix/abs_median.h"
 #include "verifix/isa.h"
 #include "verifix/parallel.h"
+#include "verifix/votes.h"
 
 namespace py = pybind11;
 using namespace verifix;
@@ -18,6 +20,33 @@ void abs_median(std::uintptr_t x, std::uintptr_t values, std::uintptr_t index, s
         using T = decltype(zero);
         abs_median_cpu(reinterpret_cast<const T*>(x), reinterpret_cast<T*>(values),
                        reinterpret_cast<std::int64_t*>(index), {batch, k, n}, threads, isa_named(isa));
+    });
+}
+
+struct CpuNoise {
+    template <class T>
+    static void add_noise(const AddNoise<T>& job, int threads, const std::string& isa) {
+        add_noise_cpu(job, threads, isa_named(isa));
+    }
+    template <class T>
+    static void add_lattice_noise(const AddLatticeNoise<T>& job, int threads, const std::string& isa) {
+        add_lattice_noise_cpu(job, threads, isa_named(isa));
+    }
+    template <class T>
+    static void keep_or_replace(const KeepOrReplace<T>& job, int threads, const std::string& isa) {
+        keep_or_replace_cpu(job, threads, isa_named(isa));
+    }
+    static void random_words(const RandomWords& job, int threads, const std::string& isa) {
+        random_words_cpu(job, threads, isa_named(isa));
+    }
+};
+
+void add_votes(std::uintptr_t logits, std::uintptr_t counts, std::int64_t n, std::int64_t count, std::int64_t classes,
+               const std::string& dtype, int threads) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        add_votes_cpu(reinterpret_cast<const T*>(logits), reinterpret_cast<std::int64_t*>(counts), {n, count, classes},
+                      threads);
     });
 }
 
@@ -52,6 +81,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("abs_median", &abs_median, py::kw_only(), py::arg("x"), py::arg("values"), py::arg("index"), py::arg("batch"),
           py::arg("k"), py::arg("n"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
           py::call_guard<py::gil_scoped_release>());
+    bind_noise<CpuNoise, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
+    m.def("add_votes", &add_votes, py::kw_only(), py::arg("logits"), py::arg("counts"), py::arg("n"), py::arg("count"),
+          py::arg("classes"), py::arg("dtype"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
     bind_plans(m);
     m.def("config", &config, "What was built, and which instruction sets this processor has.");
 }

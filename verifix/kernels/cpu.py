@@ -31,3 +31,25 @@ def abs_median(
         isa=native.isa(),
     )
     return values, index
+
+
+def add_votes(
+    logits: Tensor,  # (n, count, classes)
+    counts: Tensor,  # (n, classes + 1)
+) -> None:
+    """:func:`verifix.kernels.votes.add_votes` on the CPU; the arguments have been checked."""
+    library = native.module_or_none("verifix._C")
+    if library is None:
+        return reference.add_votes(logits, counts)
+    logits = logits.contiguous()
+    n, count, classes = logits.shape
+    library.add_votes(
+        logits=logits.data_ptr(),
+        counts=counts.data_ptr(),
+        n=n,
+        count=count,
+        classes=classes,
+        dtype=str(logits.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+    return None

@@ -31,3 +31,26 @@ def abs_median(
             stream=torch.cuda.current_stream(x.device).cuda_stream,
         )
     return values, index
+
+
+def add_votes(
+    logits: Tensor,  # (n, count, classes)
+    counts: Tensor,  # (n, classes + 1)
+) -> None:
+    """:func:`verifix.kernels.votes.add_votes` on a CUDA device; the arguments have been checked."""
+    library = native.module_or_none("verifix._C_cuda")
+    if library is None:
+        return reference.add_votes(logits, counts)
+    logits = logits.contiguous()
+    n, count, classes = logits.shape
+    with torch.cuda.device(logits.device):
+        library.add_votes(
+            logits=logits.data_ptr(),
+            counts=counts.data_ptr(),
+            n=n,
+            count=count,
+            classes=classes,
+            dtype=str(logits.dtype).removeprefix("torch."),
+            stream=torch.cuda.current_stream(logits.device).cuda_stream,
+        )
+    return None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
+from verifix.kernels.noise_reference import quotient
 
 LAWS = ("gaussian", "laplace", "uniform")
 MOST_STEPS = 2**18  # either way
@@ -112,7 +113,9 @@ def check_lattice(x: Tensor, levels: int) -> Tensor:
     check_levels(levels)
     positions = nearest_positions(x, levels)
     off = (
-        (positions.to(x.dtype) / levels != x).reshape(len(x), -1) if x.numel() else torch.zeros(0, 0, dtype=torch.bool)
+        (quotient(positions, levels, x.dtype) != x).reshape(len(x), -1)
+        if x.numel()
+        else torch.zeros(0, 0, dtype=torch.bool)
     )
     if bool(off.any()):
         first = int(off.any(dim=1).to(torch.uint8).argmax())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
-from verifix.kernels import noise_reference
+from verifix.kernels import noise_native, noise_reference
 from verifix.kernels.lattice import LAWS, LatticeTable, check_lattice, check_levels, nearest_positions
 
 _WORDS = 2**32
@@ -366,6 +366,8 @@ def _define(name: str, checked: Any) -> None:
     torch.library.define(f"verifix::{name}", _SCHEMAS[name])
     torch.library.register_fake(f"verifix::{name}", with_(None))
     torch.library.register_kernel(f"verifix::{name}", "default", with_(noise_reference))
+    torch.library.register_kernel(f"verifix::{name}", "cpu", with_(noise_native.cpu))
+    torch.library.register_kernel(f"verifix::{name}", "cuda", with_(noise_native.cuda))
 
 
 _define("add_noise", _add_noise)

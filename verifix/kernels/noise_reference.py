@@ -79,7 +79,9 @@ def normal(word: Tensor) -> Tensor:
         raise RuntimeError("normal numbers are made of pairs of words")
     first, second = word.unflatten(-1, (-1, 2)).unbind(-1)
     exponential = minus_log(first, 32)
-    radius = torch.sqrt(exponential + exponential)
+    # torch's float32 root may be one ulp off. The exact root of a float32 is at least 2**-51 of itself away from where
+    # rounding to float32 changes, and a float64 root is closer than that.
+    radius = torch.sqrt((exponential + exponential).to(torch.float64)).to(torch.float32)
     cosine, sine = turn(second)
     return torch.stack((radius * cosine, radius * sine), dim=-1).flatten(-2)
 
@@ -159,6 +161,11 @@ def add_noise(
     return x[:, None] + noise.to(x.dtype)
 
 
+def quotient(positions: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """``positions / levels``, rounded once; by a plain number, torch would multiply with its inverse on CUDA devices."""
+    return positions.to(dtype) / torch.full((), levels, dtype=dtype, device=positions.device)
+
+
 def lattice_steps(word: Tensor, low_word: Tensor, thresholds: Tensor) -> Tensor:
     """How many lattice steps to go: inversion of the 64-bit uniforms ``word * 2**32 + low_word``.
 
@@ -186,7 +193,7 @@ def add_lattice_noise(
     count: int,
 ) -> Tensor:
     first, second = (words(inputs, positions.shape[1], seed, purpose, start, count, stream) for stream in (0, 1))
-    return (positions[:, None] + lattice_steps(first, second, thresholds)).to(dtype) / levels
+    return quotient(positions[:, None] + lattice_steps(first, second, thresholds), levels, dtype)
 
 
 def keep_or_replace(
@@ -205,4 +212,4 @@ def keep_or_replace(
     keep, high, low = (words(inputs, d, seed, purpose, start, count, stream) for stream in range(3))
     other = (high * levels + (low * levels >> 32)) >> 32  # the high word of a 96-bit product; levels < 2**16
     other = other + (other >= position)
-    return torch.where(keep < threshold, position, other).to(dtype) / levels
+    return quotient(torch.where(keep < threshold, position, other), levels, dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
-from verifix.kernels import reference
+from verifix.kernels import cpu, cuda, reference
 
 
 def add_votes(
@@ -61,6 +61,18 @@ def _reference(logits: Tensor, counts: Tensor) -> None:
     reference.add_votes(logits, counts)
 
 
+def _cpu(logits: Tensor, counts: Tensor) -> None:
+    _check(logits, counts)
+    cpu.add_votes(logits, counts)
+
+
+def _cuda(logits: Tensor, counts: Tensor) -> None:
+    _check(logits, counts)
+    cuda.add_votes(logits, counts)
+
+
 torch.library.define("verifix::add_votes", "(Tensor logits, Tensor(a!) counts) -> ()")
 torch.library.register_fake("verifix::add_votes", _fake)
 torch.library.register_kernel("verifix::add_votes", "default", _reference)
+torch.library.register_kernel("verifix::add_votes", "cpu", _cpu)
+torch.library.register_kernel("verifix::add_votes", "cuda", _cuda)
