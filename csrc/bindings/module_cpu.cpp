@@ -5,6 +5,7 @@
 #include "noise.h"
 #include "plan.h"
 #include "verifix/abs_median.h"
+#include "verifix/clopper_pearson.h"
 #include "verifix/isa.h"
 #include "verifix/parallel.h"
 #include "verifix/votes.h"
@@ -50,6 +51,14 @@ void add_votes(std::uintptr_t logits, std::uintptr_t counts, std::int64_t n, std
     });
 }
 
+void clopper_pearson(std::uintptr_t successes, std::uintptr_t trials, std::uintptr_t level, std::uintptr_t lower,
+                     std::uintptr_t failure, std::int64_t count, int threads) {
+    clopper_pearson_cpu({reinterpret_cast<const std::int64_t*>(successes), reinterpret_cast<const std::int64_t*>(trials),
+                         reinterpret_cast<const double*>(level), reinterpret_cast<double*>(lower),
+                         reinterpret_cast<double*>(failure), count},
+                        threads);
+}
+
 py::dict config() {
     py::list known, available;
     for (const Isa isa : all_isas) {
@@ -84,6 +93,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     bind_noise<CpuNoise, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     m.def("add_votes", &add_votes, py::kw_only(), py::arg("logits"), py::arg("counts"), py::arg("n"), py::arg("count"),
           py::arg("classes"), py::arg("dtype"), py::arg("threads"), py::call_guard<py::gil_scoped_release>());
+    m.def("clopper_pearson", &clopper_pearson, py::kw_only(), py::arg("successes"), py::arg("trials"), py::arg("level"),
+          py::arg("lower"), py::arg("failure"), py::arg("count"), py::arg("threads"),
+          py::call_guard<py::gil_scoped_release>());
     bind_plans(m);
     m.def("config", &config, "What was built, and which instruction sets this processor has.");
 }

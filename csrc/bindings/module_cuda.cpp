@@ -6,6 +6,7 @@
 #include "data_type.h"
 #include "plan.h"
 #include "verifix/abs_median.h"
+#include "verifix/clopper_pearson.h"
 #include "verifix/cuda.h"
 
 namespace py = pybind11;
@@ -20,6 +21,14 @@ void abs_median(std::uintptr_t x, std::uintptr_t values, std::uintptr_t index, s
         abs_median_cuda(reinterpret_cast<const T*>(x), reinterpret_cast<T*>(values),
                         reinterpret_cast<std::int64_t*>(index), {batch, k, n}, reinterpret_cast<void*>(stream));
     });
+}
+
+void clopper_pearson(std::uintptr_t successes, std::uintptr_t trials, std::uintptr_t level, std::uintptr_t lower,
+                     std::uintptr_t failure, std::int64_t count, std::uintptr_t stream) {
+    clopper_pearson_cuda({reinterpret_cast<const std::int64_t*>(successes), reinterpret_cast<const std::int64_t*>(trials),
+                          reinterpret_cast<const double*>(level), reinterpret_cast<double*>(lower),
+                          reinterpret_cast<double*>(failure), count},
+                         reinterpret_cast<void*>(stream));
 }
 
 py::dict config() {
@@ -38,6 +47,9 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
     m.doc() = "CUDA kernels of verifix; use them through verifix.kernels.";
     m.def("abs_median", &abs_median, py::kw_only(), py::arg("x"), py::arg("values"), py::arg("index"), py::arg("batch"),
           py::arg("k"), py::arg("n"), py::arg("dtype"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+    m.def("clopper_pearson", &clopper_pearson, py::kw_only(), py::arg("successes"), py::arg("trials"), py::arg("level"),
+          py::arg("lower"), py::arg("failure"), py::arg("count"), py::arg("stream"),
+          py::call_guard<py::gil_scoped_release>());
     bind_plans(m);
     m.def("config", &config, "What was built, and whether a driver and a GPU are there.");
 }

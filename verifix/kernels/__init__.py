@@ -7,5 +7,6 @@ fallback, and a CPU and a CUDA implementation. All implementations of an operato
 from __future__ import annotations
 
 from verifix.kernels.abs_median import abs_median
+from verifix.kernels.clopper_pearson import clopper_pearson
 
-__all__ = ["abs_median"]
+__all__ = ["abs_median", "clopper_pearson"]

@@ -53,3 +53,26 @@ def add_votes(
         threads=torch.get_num_threads(),
     )
     return None
+
+
+def clopper_pearson(
+    successes: Tensor,  # (...)
+    trials: Tensor,  # (...)
+    level: Tensor,  # (...)
+) -> tuple[Tensor, Tensor]:
+    """:func:`verifix.kernels.clopper_pearson` on the CPU; the arguments have been checked."""
+    library = native.module_or_none("verifix._C")
+    if library is None:
+        return reference.clopper_pearson(successes, trials, level)
+    successes, trials, level = successes.contiguous(), trials.contiguous(), level.contiguous()
+    lower, failure = level.new_empty(level.shape), level.new_empty(level.shape)
+    library.clopper_pearson(
+        successes=successes.data_ptr(),
+        trials=trials.data_ptr(),
+        level=level.data_ptr(),
+        lower=lower.data_ptr(),
+        failure=failure.data_ptr(),
+        count=level.numel(),
+        threads=torch.get_num_threads(),
+    )
+    return lower, failure

@@ -54,3 +54,27 @@ def add_votes(
             stream=torch.cuda.current_stream(logits.device).cuda_stream,
         )
     return None
+
+
+def clopper_pearson(
+    successes: Tensor,  # (...)
+    trials: Tensor,  # (...)
+    level: Tensor,  # (...)
+) -> tuple[Tensor, Tensor]:
+    """:func:`verifix.kernels.clopper_pearson` on a CUDA device; the arguments have been checked."""
+    library = native.module_or_none("verifix._C_cuda")
+    if library is None:
+        return reference.clopper_pearson(successes, trials, level)
+    successes, trials, level = successes.contiguous(), trials.contiguous(), level.contiguous()
+    lower, failure = level.new_empty(level.shape), level.new_empty(level.shape)
+    with torch.cuda.device(level.device):
+        library.clopper_pearson(
+            successes=successes.data_ptr(),
+            trials=trials.data_ptr(),
+            level=level.data_ptr(),
+            lower=lower.data_ptr(),
+            failure=failure.data_ptr(),
+            count=level.numel(),
+            stream=torch.cuda.current_stream(level.device).cuda_stream,
+        )
+    return lower, failure

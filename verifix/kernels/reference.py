@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifix.kernels.clopper_pearson_reference import clopper_pearson as clopper_pearson
+
 
 def abs_median(
     x: Tensor,  # (batch, k, n)
