@@ -24,6 +24,10 @@ from torch import nn
 def net():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
 
+def normed():
+    layers = (nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 10))
+    return nn.Sequential(nn.Flatten(), *layers)
+
 def deep():
     hidden = [layer for _ in range(2) for layer in (nn.Linear(80, 80), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 80), nn.ReLU(), *hidden, nn.Linear(80, 10))
@@ -119,6 +123,85 @@ class TestRun:
         assert verifix("certify", "net.pt2", *options, "--eps", "0.05", "--out", "certified").status == 0
         before, after = model.state_dict(), load_file(place / "run" / "best.safetensors")
         assert before.keys() == after.keys() and not torch.equal(before["1.weight"], after["1.weight"])
+
+
+class TestSmoothing:
+    how = ("--data", "digits", "--limit", "90", "--epochs", "2", "--sigma", "0.3", "--batch", "20", "--out", "run")
+
+    def test_every_setting_arrives(self, verifix: Callable[..., Any], place: Path) -> None:
+        given = {
+            "noises": 3, "adre-weight": 0.2, "probability-floor": 1e-5, "attack-eps": 0.5, "attack-steps": 3,
+            "attack-step": 0.25, "attack-warmup": 1, "box": (0, 1),
+        }  # fmt: skip
+        options = [word for name, value in given.items() if name != "box" for word in (f"--{name}", value)]
+        done = verifix("train", "own_networks:net", *self.how, "--method", "adre-adv", "--box", "0", "1", *options)
+        assert (done.status, done.err) == (0, "")
+        said = json.loads((place / "run" / "settings.json").read_text())["settings"]
+        expected = {name.replace("-", "_"): list(v) if isinstance(v, tuple) else v for name, v in given.items()}
+        assert {name: said[name] for name in expected} == expected
+        assert (said["sigma"], said["method"], said["eps"]) == (0.3, "adre-adv", 0.0)
+        assert "Gaussian noise of sigma 0.3, 3 copies of each example" in unfolded(done.out)
+        assert "around points within l2 distance 0.5 within [0, 1] that an attack finds" in unfolded(done.out)
+
+    @pytest.mark.parametrize("method", ["gaussian", "adre"])
+    def test_says_what_was_measured_and_not_that_it_is_certified(
+        self, method: str, verifix: Callable[..., Any], place: Path
+    ) -> None:
+        done = verifix("train", "own_networks:net", *self.how, "--method", method)
+        assert (done.status, done.err) == (0, "")
+        shown = unfolded(done.out)
+        assert "noisy error" in shown and "error of votes" in shown and "radius (estimated)" in shown
+        assert "certif" not in shown and "robust error" not in shown
+        (line, _) = log(place / "run")
+        assert line["train"]["objective"] is not None and line["train"]["robust_error"] is None
+        assert line["validation"]["estimated_radius"] >= 0
+        assert (place / "run" / "curves.png").stat().st_size > 1000
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--method", "gaussian", "--eps", "0.1"], "eps = 0.1: method gaussian trains under noise of sigma"),
+            (["--method", "gaussian", "--sigma", "0"], "sigma = 0.0: must be finite and above 0"),
+            (["--method", "gaussian", "--attack-eps", "1"], "attack_eps = 1.0: method gaussian has no use for it"),
+            (["--method", "gaussian", "--stages", "2"], "method = gaussian: a cascade is made of what bounds certify"),
+            (["--method", "smoothadv"], "attack_eps = None: method smoothadv needs the l2 radius"),
+            (["--method", "cap", "--eps", "0.1"], "sigma = 0.3: method cap has no use for it"),
+            (["--method", "adre", "--noises", "0"], "'0' is no whole number of at least 1"),
+            (["--method", "adre", "--memory", "1000"], "memory = 1000: a training step needs at least"),
+            (["--method", "adre", "--sigma", "1e-30"], "scale = 1e-30: "),
+        ],
+    )
+    def test_one_line_and_nothing_written(
+        self, verifix: Callable[..., Any], place: Path, arguments: list[str], message: str
+    ) -> None:
+        done = verifix("train", "own_networks:net", *self.how, *arguments)
+        assert (done.status, done.out) == (2, "")
+        assert message in done.err and done.err.count("\n") == 1
+        assert not (place / "run").exists()
+
+    def test_sigkill_changes_no_bit(
+        self, start: Callable[..., subprocess.Popen[str]], verifix: Callable[..., Any], place: Path
+    ) -> None:
+        how = [*self.how[:-1], "killed", "--epochs", "12", "--method", "smoothadv", "--attack-eps", "0.5"]
+        how += ["--threads", "1", "--checkpoint-seconds", "0.02"]
+        killed = start("train", "own_networks:normed", *how, cwd=place)
+        while epochs_done(place / "killed") < 1:
+            assert killed.poll() is None, killed.communicate()
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        assert epochs_done(place / "killed") < 12
+        resumed = verifix("train", "own_networks:normed", *how, "--resume")
+        whole = verifix("train", "own_networks:normed", *how, "--out", "whole")
+        assert (resumed.status, whole.status) == (0, 0)
+        assert log(place / "killed") == log(place / "whole")
+        for name in ("best.safetensors", "last.safetensors"):
+            assert (place / "killed" / name).read_bytes() == (place / "whole" / name).read_bytes()
+
+
+def unfolded(table: str) -> str:
+    """What a table says, without its lines."""
+    return " ".join(word for word in table.replace("\u2502", " ").split())
 
 
 class TestBadInput:
@@ -225,6 +308,27 @@ class TestTorchrun:
         ours, theirs = (load_file(place / name / "last.safetensors") for name in ("one", "two"))
         for name, value in ours.items():
             torch.testing.assert_close(theirs[name], value, rtol=1e-7, atol=1e-9)
+
+    @pytest.mark.slow
+    def test_two_processes_train_under_noise_as_one(self, verifix: Callable[..., Any], place: Path) -> None:
+        # uneven shares and none at all, as above; points that an attack finds
+        how = ["--data", "digits", "--limit", "90", "--dtype", "float64", "--batch", "27", "--validation", "8"]
+        how += ["--epochs", "3", "--method", "adre-adv", "--sigma", "0.3", "--noises", "2", "--attack-eps", "0.5"]
+        one = verifix("train", "own_networks:deep", *how, "--out", "one")
+        assert one.status == 0
+        two = self.torchrun("train", "own_networks:deep", *how, "--out", "two", cwd=place)
+        assert two.returncode == 0, two.stderr
+        for ours, theirs in zip(log(place / "one"), log(place / "two"), strict=True):
+            assert_close(ours, theirs)
+        ours, theirs = (load_file(place / name / "last.safetensors") for name in ("one", "two"))
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-7, atol=1e-9)
+        # batch norm has statistics of shares, and dropout draws for them; both processes end with the same
+        again = self.torchrun("train", "own_networks:normed", *how, "--out", "norm", cwd=place)
+        assert again.returncode == 0, again.stderr
+        state = load_file(place / "norm" / "last.safetensors")
+        assert int(state["2.num_batches_tracked"]) == 12
+        assert torch.isfinite(state["2.running_var"]).all()
 
     @pytest.mark.slow
     def test_resumes_and_says_what_is_wrong(self, verifix: Callable[..., Any], place: Path) -> None:

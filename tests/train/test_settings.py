@@ -65,6 +65,49 @@ class TestRefused:
         with pytest.raises(InvalidType, match=f"^{message}"):
             TrainSettings(**{"eps": 0.1, **changes})
 
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"method": "gaussian", "eps": 0.1},
+                "eps = 0.1: method gaussian trains under noise of sigma: leave eps out",
+            ),
+            ({"method": "adre-adv", "eps": 0.1}, "eps = 0.1: the radius of the attack of adre-adv is attack_eps"),
+            ({"method": "gaussian", "sigma": None}, "sigma = None: method gaussian needs the standard deviation"),
+            ({"method": "adre", "sigma": 0}, "sigma = 0: must be finite and above 0"),
+            ({"method": "adre", "sigma": math.inf}, "sigma = inf: must be finite and above 0"),
+            ({"method": "cap"}, "sigma = 0.5: method cap has no use for it: leave it out"),
+            ({"method": "none"}, "sigma = 0.5: method none has no use for it"),
+            ({"method": "cap", "sigma": None, "noises": 2}, "noises = 2: method cap has no use for it"),
+            ({"method": "gaussian", "noises": 0}, "noises = 0: must be at least 1"),
+            ({"method": "gaussian", "estimator": "median:5"}, "estimator = median:5: method gaussian has nothing to"),
+            ({"method": "gaussian", "adre_weight": 0.1}, "adre_weight = 0.1: method gaussian has no use for it"),
+            ({"method": "smoothadv", "probability_floor": 0.1}, "probability_floor = 0.1: method smoothadv has no use"),
+            ({"method": "adre", "adre_weight": -1}, "adre_weight = -1: must be finite and at least 0"),
+            ({"method": "adre", "probability_floor": 0}, "probability_floor = 0: must be finite and above 0"),
+            ({"method": "adre", "probability_floor": 1}, "probability_floor = 1.0: must be above 0 and below 1"),
+            ({"method": "gaussian", "attack_eps": 0.5}, "attack_eps = 0.5: method gaussian has no use for it"),
+            ({"method": "adre", "attack_steps": 2}, "attack_steps = 2: method adre has no use for it"),
+            ({"method": "adre", "attack_step": 0.1}, "attack_step = 0.1: method adre has no use for it"),
+            ({"method": "adre", "attack_warmup": 0}, "attack_warmup = 0: method adre has no use for it"),
+            ({"method": "smoothadv"}, "attack_eps = None: method smoothadv needs the l2 radius of its attack"),
+            ({"method": "adre-adv", "attack_eps": 0}, "attack_eps = 0: must be finite and above 0"),
+            ({"method": "adre-adv", "attack_eps": 1, "attack_steps": 0}, "attack_steps = 0: must be at least 1"),
+            ({"method": "adre-adv", "attack_eps": 1, "attack_step": 0}, "attack_step = 0: must be finite and above 0"),
+            (
+                {"method": "adre-adv", "attack_eps": 1, "attack_warmup": 21},
+                "attack_warmup = 21.0: must be at most epochs",
+            ),
+        ],
+    )
+    def test_smoothing(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(InvalidValue, match=f"^{message}"):
+            TrainSettings(**{"sigma": 0.5, **changes})
+
+    def test_noise_that_depends_on_the_input(self) -> None:
+        with pytest.raises(InvalidType, match=r"^sigma is a function: pass a number"):
+            TrainSettings(method="gaussian", sigma=lambda x: 0.5)  # type: ignore[arg-type]
+
     def test_a_name_that_is_no_setting(self) -> None:
         with pytest.raises(InvalidValue, match="settings = epoch: is no setting; these are eps, norm, "):
             TrainSettings.from_json({"epoch": 3})
@@ -76,6 +119,16 @@ class TestJson:
             eps=0.1, norm="l2", box=(0, 1), lr_schedule="multistep", lr_milestones=(3, 5), clip=1, patience=2
         )
         assert TrainSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+    @pytest.mark.parametrize("method", ["gaussian", "adre", "adre-adv", "smoothadv"])
+    def test_smoothing_there_and_back(self, method: str) -> None:
+        attack = {"attack_eps": 0.5, "attack_steps": 4} if method in ("adre-adv", "smoothadv") else {}
+        settings = TrainSettings(method=method, sigma=0.25, **attack)  # type: ignore[arg-type]
+        assert TrainSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+        assert settings.noises == (1 if method == "gaussian" else 8)
+        assert settings.adre_weight == (0.1 if method.startswith("adre") else None)
+        assert settings.attack_step == (0.25 if attack else None)
+        assert (settings.methods(), settings.exact_methods) == ((), ())
 
     def test_spellings_of_a_norm_are_one_setting(self) -> None:
         assert TrainSettings(eps=0.1, norm="inf") == TrainSettings(eps=0.1)  # type: ignore[arg-type]

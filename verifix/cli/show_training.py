@@ -63,9 +63,7 @@ def show_training(result: Training, settings: TrainSettings, args: argparse.Name
     """Print the table of finished training, and how to certify what it gave."""
     best, last = result.best, result.history[-1]
     rows = {
-        "perturbation": "none"
-        if settings.standard
-        else f"{settings.norm} ball of radius {settings.eps:.6g}{_box(settings)}",
+        "perturbation": _perturbation(settings),
         "method": settings.method + ("" if settings.estimator == "exact" else f", {settings.estimator}"),
         "epochs": f"{last.epoch}, stopped early" if result.stopped_early else str(last.epoch),
         "best epoch": str(best.epoch),
@@ -82,10 +80,27 @@ def show_training(result: Training, settings: TrainSettings, args: argparse.Name
     Console().print(table)
 
 
+def _perturbation(settings: TrainSettings) -> str:
+    if settings.bounded:
+        return f"{settings.norm} ball of radius {settings.eps:.6g}{_box(settings)}"
+    if not settings.smoothing:
+        return "none"
+    copies = "1 copy" if settings.noises == 1 else f"{settings.noises} copies"
+    noise = f"Gaussian noise of sigma {settings.sigma:g}, {copies} of each example"
+    if not settings.adversarial:
+        return noise
+    return f"{noise}, around points within l2 distance {settings.attack_eps:g}{_box(settings)} that an attack finds"
+
+
 def _box(settings: TrainSettings) -> str:
     return f" within [{settings.box[0]:g}, {settings.box[1]:g}]" if settings.box else ""
 
 
 def _errors(measures: Measures) -> str:
+    if measures.estimated_radius is not None:
+        votes = f"error of votes {measures.smoothed_error:.2%}, radius (estimated) {measures.estimated_radius:.4f}"
+        return f"noisy error {measures.error:.2%}, {votes}"
+    if measures.objective is not None:
+        return f"noisy error {measures.error:.2%}"
     robust = "" if measures.robust_error is None else f", robust error {measures.robust_error:.2%}"
     return f"error {measures.error:.2%}{robust}"

@@ -15,10 +15,11 @@ from verifix.errors import InvalidValue
 if TYPE_CHECKING:
     from verifix.train import Epoch, TrainSettings
 
-DESCRIPTION = """Train a network so that its outputs, bounded over a ball around every example, are right. RUN gets the
-weights (best.safetensors by validation error, last.safetensors, each with a .json beside it), log.jsonl with a line
-for every epoch, curves.png, and a checkpoint: training that was stopped, in whatever way, goes on with --resume. With
-several processes: torchrun --nproc-per-node N -m verifix train ..."""
+DESCRIPTION = """Train a network so that its outputs, bounded over a ball around every example, are right; or under
+noise, for randomized smoothing (--method gaussian, adre, adre-adv or smoothadv, with --sigma). RUN gets the weights
+(best.safetensors by validation error, or by the radius that votes under noise suggest; last.safetensors; each with a
+.json beside it), log.jsonl with a line for every epoch, curves.png, and a checkpoint: training that was stopped, in
+whatever way, goes on with --resume. With several processes: torchrun --nproc-per-node N -m verifix train ..."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -32,10 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--method",
         default="cap",
         help="none (standard training), ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined "
-        "by + (default: cap)",
+        "by + (default: cap); for randomized smoothing gaussian, adre, adre-adv, smoothadv, see --sigma",
     )
     options.add_estimator(parser)
     options.add_memory(parser, default=1 << 30)
+    _add_smoothing(parser.add_argument_group("randomized smoothing"))
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
     _add_validation(parser.add_argument_group("validation"))
@@ -57,6 +59,38 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="time between two checkpoints within an epoch; there is one after each anyway (default: 300)",
     )
     options.add_common(parser)
+
+
+def _add_smoothing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--sigma", type=options.number, metavar="S", help="standard deviation of the noise, raw units")
+    group.add_argument(
+        "--noises",
+        type=options.positive,
+        metavar="K",
+        help="noisy copies of each example in a step (default: 1 for gaussian, else 8)",
+    )
+    group.add_argument(
+        "--adre-weight", type=options.number, metavar="W", help="lambda of adre and adre-adv (default: 0.1)"
+    )
+    group.add_argument(
+        "--probability-floor",
+        type=options.number,
+        metavar="P",
+        help="added to the probability of the runner-up in adre and adre-adv (default: 1e-6)",
+    )
+    group.add_argument(
+        "--attack-eps", type=options.number, metavar="EPS", help="l2 radius of the attack of adre-adv and smoothadv"
+    )
+    group.add_argument("--attack-steps", type=options.positive, metavar="M", help="of the attack (default: 2)")
+    group.add_argument(
+        "--attack-step", type=options.number, metavar="S", help="length of each (default: 2 * attack-eps / M)"
+    )
+    group.add_argument(
+        "--attack-warmup",
+        type=options.number,
+        metavar="N",
+        help="epochs in which the attack grows to its radius (default: 10, or a third of all if fewer)",
+    )
 
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
@@ -193,8 +227,9 @@ def _curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
 def _settings(args: argparse.Namespace) -> TrainSettings:
     """The arguments that decide the result; each has the name of its setting."""
     from verifix.train import TrainSettings
+    from verifix.train.settings import SMOOTHING, STANDARD
 
-    if args.eps is None and args.method != "none":
+    if args.eps is None and args.method not in (STANDARD, *SMOOTHING):
         raise InvalidValue("eps", None, "name the radius to train for, such as --eps 0.1 (or --method none)")
     names = [field.name for field in fields(TrainSettings)]
     return TrainSettings.from_json({name: getattr(args, name) for name in names if getattr(args, name) is not None})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ from verifix.report.style import new_figure, write_figure
 from verifix.train import Epoch, Measures
 
 _STYLES = {"train": ("training", "--"), "validation": ("validation", "-")}
+_COLOURS = {"robust": "C1", "standard": "C0", "votes of copies": "C1", "noisy copies": "C0"}
 
 
 def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
-    """Draw loss and error against epochs, standard and robust, on training and validation examples.
+    """Draw loss and error against epochs, standard and robust, on training and validation examples; of training for
+    smoothing, those of noisy copies and of votes among them.
 
     The dotted line is the first epoch that ended at the last eps. The picture, a PNG, is written whole or not at all.
     """
@@ -21,8 +23,12 @@ def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
 
     figure = new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
-    _draw(left, history, lambda of: of.robust_loss, lambda of: of.loss)
-    _draw(right, history, lambda of: of.robust_error, lambda of: of.error)
+    if history[0].train.objective is None:
+        _draw(left, history, {"robust": lambda of: of.robust_loss, "standard": lambda of: of.loss})
+        _draw(right, history, {"robust": lambda of: of.robust_error, "standard": lambda of: of.error})
+    else:
+        _draw(left, history, {"noisy copies": lambda of: of.loss})
+        _draw(right, history, {"votes of copies": lambda of: of.smoothed_error, "noisy copies": lambda of: of.error})
     full = next((epoch.epoch for epoch in history if epoch.eps >= history[-1].eps), None)
     for axes, name in ((left, "cross-entropy"), (right, "error")):
         if full is not None and full > 1:
@@ -33,17 +39,16 @@ def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    left.legend(fontsize="small")
+    (left if history[0].train.objective is None else right).legend(fontsize="small")
     write_figure(Path(path), figure)
 
 
 def _draw(
     axes: Any,
     history: Sequence[Epoch],
-    robust: Callable[[Measures], float | None],
-    standard: Callable[[Measures], float | None],
+    values: Mapping[str, Callable[[Measures], float | None]],
 ) -> None:
-    for name, value, colour in (("robust", robust, "C1"), ("standard", standard, "C0")):
+    for name, value in values.items():
         for part, (label, line) in _STYLES.items():
             points = [
                 (epoch.epoch, number)
@@ -52,5 +57,5 @@ def _draw(
             ]
             if points:
                 marker = "o" if len(points) < 30 else None
-                axes.plot(*zip(*points, strict=True), color=colour, linestyle=line, marker=marker, markersize=3,
+                axes.plot(*zip(*points, strict=True), color=_COLOURS[name], linestyle=line, marker=marker, markersize=3,
                           label=f"{name}, {label}")  # fmt: skip

@@ -130,7 +130,7 @@ def train_cascade(
     """
     if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
         raise InvalidValue("stages", stages, "must be a whole number of at least 1")
-    if settings.standard:
+    if not settings.bounded:
         raise InvalidValue("method", settings.method, "a cascade is made of what bounds certify: name some")
     rest, held_out = hold_out(data, settings)
     if held_out is not None and settings.validation_limit is not None:

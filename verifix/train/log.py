@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from verifix.train.settings import TrainSettings
 
@@ -18,6 +19,15 @@ class Measures:
 
     The robust ones are None where no bounds were computed. An input counts as a robust error unless its bounds prove
     that no point of its set is misclassified; rounding is not accounted, so this is no certificate.
+
+    In training for smoothing, ``loss`` and ``error`` are averages over noisy copies of the inputs too (of the attacked
+    points, in training with an attack), and there are three more, None elsewhere:
+
+    Attributes:
+        objective: in training, what is minimised; the loss, and the penalty of ``adre``.
+        smoothed_error: in validation, the fraction of inputs for which a vote over some noisy copies is not the label.
+        estimated_radius: in validation, the mean of the l2 radii that those votes suggest, see
+            :func:`verifix.train.validation.evaluate_under_noise`; an estimate, nothing certified.
     """
 
     examples: int
@@ -25,13 +35,33 @@ class Measures:
     error: float
     robust_loss: float | None
     robust_error: float | None
+    objective: float | None = None
+    smoothed_error: float | None = None
+    estimated_radius: float | None = None
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What makes a model the better one, smallest first: the robust error, then the robust loss."""
+        """What makes a model the better one, smallest first: the robust error, then the robust loss; in training for
+        smoothing the estimated radius, largest first, then the loss."""
+        if self.estimated_radius is not None:
+            return -self.estimated_radius, self.loss
         if self.robust_error is None or self.robust_loss is None:
             return self.error, self.loss
         return self.robust_error, self.robust_loss
+
+
+MEASURED = (
+    "examples", "loss", "errors", "robust_loss", "robust_errors", "objective", "smoothed_errors", "radius"
+)  # fmt: skip
+"""What is summed over examples, in the order in which processes add it up."""
+
+
+def sums_of(like: Tensor, **measured: Tensor | int) -> Tensor:
+    """What :meth:`Sums.add` takes, in float64 on the device of ``like``; what is not given is zero."""
+    row = like.new_zeros(len(MEASURED), dtype=torch.float64)
+    for name, value in measured.items():
+        row[MEASURED.index(name)] = value
+    return row
 
 
 @dataclass
@@ -43,16 +73,19 @@ class Sums:
     errors: float = 0.0
     robust_loss: float = 0.0
     robust_errors: float = 0.0
+    objective: float = 0.0
+    smoothed_errors: float = 0.0
+    radius: float = 0.0
     gradient: float = 0.0
     seconds: float = 0.0
 
     def add(self, measured: Sequence[float]) -> None:
-        """Add examples, losses, errors, robust losses and robust errors of a batch, in this order."""
-        for name, value in zip(("examples", "loss", "errors", "robust_loss", "robust_errors"), measured, strict=True):
+        """Add what was summed over a batch, in the order of :data:`MEASURED`."""
+        for name, value in zip(MEASURED, measured, strict=True):
             setattr(self, name, getattr(self, name) + value)
 
-    def measures(self, robust: bool) -> Measures:
-        """The averages."""
+    def measures(self, robust: bool, *, objective: bool = False, smoothed: bool = False) -> Measures:
+        """The averages; of the bounds, of what is minimised, and of votes, where those were summed."""
         n = self.examples
         return Measures(
             int(n),
@@ -60,6 +93,9 @@ class Sums:
             self.errors / n,
             self.robust_loss / n if robust else None,
             self.robust_errors / n if robust else None,
+            self.objective / n if objective else None,
+            self.smoothed_errors / n if smoothed else None,
+            self.radius / n if smoothed else None,
         )
 
 
@@ -70,7 +106,7 @@ class Epoch:
     Attributes:
         epoch: counted from 1.
         steps: of the optimiser, since training began.
-        eps, lr: of its last step.
+        eps, lr: of its last step; with an attack, ``eps`` is its radius.
         gradient: the mean norm of the gradient, before clipping.
         train: over all batches, at the eps and with the weights of each step.
         validation: after the epoch, at the full eps, with nothing estimated; None where it was not looked at.

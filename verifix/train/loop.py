@@ -1,4 +1,4 @@
-"""Robust training: the loop, from the data to the best weights."""
+"""Training: the loop, from the data to the best weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,26 @@ from verifix.bounds.tiles import budget, inputs_per_step, rows_of
 from verifix.certify.run import RunInterrupted
 from verifix.data import Dataset
 from verifix.errors import InvalidType, InvalidValue
-from verifix.graph import capture
+from verifix.graph import Graph, capture
 from verifix.models import fingerprint, probe
 from verifix.train.checkpoint import Checkpoint, TrainFolder
 from verifix.train.distributed import Group
-from verifix.train.log import Epoch, Sums, best_epoch, is_best, out_of_patience, peak_memory
+from verifix.train.log import (
+    MEASURED,
+    Epoch,
+    Measures,
+    Sums,
+    best_epoch,
+    is_best,
+    out_of_patience,
+    peak_memory,
+    sums_of,
+)
 from verifix.train.loss import robust_logits
 from verifix.train.objective import Objective, TrainingDiverged
 from verifix.train.settings import TrainSettings
-from verifix.train.validation import evaluate, hold_out
+from verifix.train.smoothing import NoisyObjective, inputs_under_noise, statistics
+from verifix.train.validation import VALIDATION_NOISES, evaluate, evaluate_under_noise, hold_out
 
 StateDict = dict[str, Tensor]
 CHECKPOINT_SECONDS = 300.0
@@ -79,15 +90,16 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[Sequence[Epoch]], None] | None = None,
 ) -> Training:
-    """Train a network against the worst that its bounds allow; with ``method="none"`` by plain cross-entropy.
+    """Train a network against the worst that its bounds allow; with ``method="none"`` by plain cross-entropy; with a
+    method for randomized smoothing under noise, see :mod:`verifix.train.smoothing`.
 
-    The order of examples, what is held out and the projections follow from ``settings.seed`` and the position alone, so
-    that training which was killed and resumed gives the same weights bit for bit (on CPU, with as many threads). Where
-    ``torch.distributed`` is initialised, all processes train one network: each takes its share of every batch, with
-    gradients of the mean over the whole batch, and the first one writes.
+    The order of examples, what is held out, projections and noise follow from ``settings.seed`` and the position alone,
+    so that training which was killed and resumed gives the same weights bit for bit (on CPU, with as many threads).
+    Where ``torch.distributed`` is initialised, all processes train one network: each takes its share of every batch,
+    with gradients of the mean over the whole batch, and the first one writes.
 
     The network is trained as it is at test time, since bounds are about that: batch norm keeps its stored statistics,
-    and dropout does nothing.
+    and dropout does nothing. Under noise it is in training mode instead, and may hold operations that no bound knows.
 
     Args:
         model: a classifier on its device, in the data's floating-point type; its parameters that require gradients are
@@ -180,16 +192,11 @@ class _Trainer:
         self.group = Group.current(self.device)
         example = data.images[:2].to(self.device)
         probe(model, example, data.classes)
-        self.graph = capture(model, example)
-        rows = rows_of(self.graph, settings.methods())
-        self.together = inputs_per_step(self.graph, rows, example.dtype, self.device, settings.memory)
-        # what fits neither the ball nor the network nor the memory is refused before anything is written
-        if held_out is not None:
-            budget(self.graph, [example.dtype], self.device, settings.memory)
-        if not settings.standard:
-            labels = data.labels[: len(example)].to(self.device)
-            with torch.no_grad():
-                robust_logits(self.graph, labels, settings.ball().around(example), settings.methods())
+        self.graph: Graph | None = None
+        if settings.smoothing:
+            self.together = inputs_under_noise(model, example, settings)
+        else:
+            self.graph = self._captured(example)
         self.steps = math.ceil(len(data) / settings.batch)
         self.step = 0
         self.sums = Sums()
@@ -197,13 +204,27 @@ class _Trainer:
         self.best: StateDict = {}
         self.folder: TrainFolder | None = None
 
+    def _captured(self, example: Tensor) -> Graph:
+        """The network as bounds see it, and how many inputs fit; refuses what does not, before anything is written."""
+        settings = self.settings
+        graph = capture(self.model, example)
+        rows = rows_of(graph, settings.methods())
+        self.together = inputs_per_step(graph, rows, example.dtype, self.device, settings.memory)
+        if self.held_out is not None:
+            budget(graph, [example.dtype], self.device, settings.memory)
+        if settings.bounded:
+            labels = self.data.labels[: len(example)].to(self.device)
+            with torch.no_grad():
+                robust_logits(graph, labels, settings.ball().around(example), settings.methods())
+        return graph
+
     def connect(self, folder: TrainFolder | None, checkpoint: Checkpoint | None, seconds: float) -> None:
         """Go on from a checkpoint, where there is one; from here on parameters belong to the optimiser."""
         settings = self.settings
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
-        objective = Objective(self.model, self.graph, settings, every_parameter=self.group.size > 1)
-        self.objective = self.group.wrap(objective)
+        self.objective = self.group.wrap(self._objective(every_parameter=self.group.size > 1))
+        self.statistics = statistics(self.model) if settings.smoothing else []
         if settings.optimiser == "adam":
             self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
                 self.parameters, settings.lr, weight_decay=settings.weight_decay
@@ -223,6 +244,11 @@ class _Trainer:
             self._save()  # so that a folder that cannot hold one is found out now
         elif folder is not None and self.history:
             self._write_outputs()  # whatever a crash kept from being written
+
+    def _objective(self, *, every_parameter: bool) -> nn.Module:
+        if self.graph is None:
+            return NoisyObjective(self.model, self.settings, every_parameter=every_parameter)
+        return Objective(self.model, self.graph, self.settings, every_parameter=every_parameter)
 
     @property
     def finished(self) -> bool:
@@ -270,12 +296,10 @@ class _Trainer:
         position = epoch + self.step / self.steps
         eps, lr = settings.eps_at(position), settings.lr_at(position)
         own = index[group.share(len(index))]
-        x, y = self.data.images[own].to(self.device), self.data.labels[own].to(self.device)
         self.optimiser.zero_grad()
-        totals = group.sum(
-            self._gradient(x, y, eps, settings.stream("projections", epoch, self.step), len(index))
-        ).tolist()
-        mean = totals[1 if settings.standard else 3] / len(index)
+        totals = group.sum(self._gradient(own, eps, epoch, len(index))).tolist()
+        minimised = "robust_loss" if settings.bounded else "objective" if settings.smoothing else "loss"
+        mean = totals[MEASURED.index(minimised)] / len(index)
         if not math.isfinite(mean):
             raise self._diverged("loss", mean, epoch, eps, lr)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -288,18 +312,26 @@ class _Trainer:
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = lr
         self.optimiser.step()
+        for buffer in self.statistics if group.size > 1 else ():
+            found = group.sum(buffer.double() * (len(own) / len(index)))
+            buffer.copy_(found if buffer.is_floating_point() else found.round())
         self.sums.add(totals)
         self.sums.gradient += size
         return mean, eps
 
-    def _gradient(self, x: Tensor, y: Tensor, eps: float, seed: int, batch: int) -> Tensor:
+    def _gradient(self, own: Tensor, eps: float, epoch: int, batch: int) -> Tensor:
         """Add up gradients over this process' share of a batch, part by part; what was measured on the way."""
-        measured = x.new_zeros(5, dtype=torch.float64)
-        parts = list(zip(x.split(self.together), y.split(self.together), strict=True))
-        for number, (own_x, own_y) in enumerate(parts, 1):
+        measured = sums_of(torch.empty(0, device=self.device))
+        seed = self.settings.stream("projections", epoch, self.step)
+        parts = own.split(self.together)
+        for number, part in enumerate(parts, 1):
+            x, y = self.data.images[part].to(self.device), self.data.labels[part].to(self.device)
             last = number == len(parts)
             with nullcontext() if last else self.group.apart(self.objective):
-                loss, found = self.objective(own_x, own_y, eps, seed)
+                if self.graph is None:
+                    loss, found = self.objective(x, y, part.to(self.device), eps, epoch, self.step)
+                else:
+                    loss, found = self.objective(x, y, eps, seed)
                 (loss * (self.group.size / batch)).backward()  # the mean over processes is then that over the batch
             measured += found
         return measured
@@ -328,7 +360,7 @@ class _Trainer:
         looks = (epoch + 1) % settings.validation_every == 0 or epoch + 1 == settings.epochs
         measured = None
         if self.held_out is not None and looks:
-            measured = evaluate(self.graph, self.held_out, settings, self.group)
+            measured = self._evaluate(self.held_out)
         best = settings.reached(epoch + 1) and (self.held_out is None or is_best(measured, self.history))
         cost = {
             "seconds": self.sums.seconds,
@@ -343,7 +375,7 @@ class _Trainer:
                 eps=settings.eps_at(position),
                 lr=settings.lr_at(position),
                 gradient=self.sums.gradient / self.steps,
-                train=self.sums.measures(robust=not settings.standard),
+                train=self.sums.measures(robust=settings.bounded, objective=settings.smoothing),
                 validation=measured,
                 best=best,
                 cost=cost,
@@ -355,6 +387,12 @@ class _Trainer:
         if self.folder is not None:
             self._save()
             self._write_outputs()
+
+    def _evaluate(self, data: Dataset) -> Measures:
+        if self.graph is not None:
+            return evaluate(self.graph, data, self.settings, self.group)
+        together = max(1, self.together * (self.settings.noises or 1) // VALIDATION_NOISES)
+        return evaluate_under_noise(self.model, data, self.settings, self.group, together=together)
 
     def _save(self) -> None:
         if self.folder is None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from verifix.errors import UserError
 from verifix.graph import Graph
+from verifix.train.log import sums_of
 from verifix.train.loss import robust_logits
 from verifix.train.settings import TrainSettings
 
@@ -32,9 +33,9 @@ class Objective(nn.Module):
         self.every_parameter = every_parameter
 
     def forward(self, x: Tensor, y: Tensor, eps: float, seed: int) -> tuple[Tensor, Tensor]:
-        """The sum of losses to differentiate, and the five sums of :meth:`verifix.train.log.Sums.add` in float64."""
+        """The sum of losses to differentiate, and the sums of :meth:`verifix.train.log.Sums.add` in float64."""
         if not len(x):  # a process without a share of a small batch
-            return self._anchor(x), x.new_zeros(5, dtype=torch.float64)
+            return anchor(self.model, x), sums_of(x)
         if self.settings.standard:
             logits = self.graph(x)
             loss, robust = F.cross_entropy(logits, y, reduction="sum"), x.new_zeros(2)
@@ -46,18 +47,19 @@ class Objective(nn.Module):
             robust = robust_measure(worst.detach(), y)
             with torch.no_grad():
                 plain = measure(self.graph(x), y)
-        count = plain.new_tensor([len(x)])
         if self.every_parameter:
-            loss = loss + self._anchor(x)
-        return loss, torch.cat([count, plain.detach(), robust.double()])
+            loss = loss + anchor(self.model, x)
+        named = {"loss": plain[0], "errors": plain[1], "robust_loss": robust[0], "robust_errors": robust[1]}
+        return loss, sums_of(x, examples=len(x), **named)
 
-    def _anchor(self, like: Tensor) -> Tensor:
-        """Zero, but a function of every parameter: each process must have a gradient for each."""
-        total = like.new_zeros(())
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                total = total + 0.0 * parameter.sum()
-        return total
+
+def anchor(model: nn.Module, like: Tensor) -> Tensor:
+    """Zero, but a function of every parameter: each process must have a gradient for each."""
+    total = like.new_zeros(())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            total = total + 0.0 * parameter.sum()
+    return total
 
 
 def measure(logits: Tensor, y: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ DEFAULT_MEMORY = 1 << 30
 """Fixed, and no share of what is free: how a batch is cut is part of what training gives, to the last bit."""
 STANDARD = "none"
 """The method of standard training: plain cross-entropy, no bounds."""
+SMOOTHING = ("gaussian", "adre", "adre-adv", "smoothadv")
+"""The methods that train under noise for randomized smoothing, see :mod:`verifix.train.smoothing`; no bounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,9 @@ class TrainSettings:
 
     Args:
         norm, eps, box: the perturbations to be robust against, in units of the raw input, as in :class:`verifix.Ball`.
-        method: how outputs are bounded, as in :func:`verifix.certify`; ``none`` trains without any (then eps is 0).
+        method: how outputs are bounded, as in :func:`verifix.certify`; ``none`` trains without any (then eps is 0), and
+            so do ``gaussian``, ``adre``, ``adre-adv`` and ``smoothadv``, which train under noise for randomized
+            smoothing: see :mod:`verifix.train.smoothing`.
         estimator: how the norms in hidden bounds are evaluated: ``exact``, ``median:50``, ``gaussian:50`` for l2; see
             ``docs/projections.md``. Every step draws anew; validation is exact in any case.
         epochs, batch: of training; with several processes ``batch`` is what all of them do in one step.
@@ -43,7 +47,15 @@ class TrainSettings:
         validation_every: epochs between two looks; the last epoch is always looked at.
         patience: stop when the validation error has not fallen for so many epochs at the full eps; None never stops.
         memory: byte budget of a step: a batch that would need more is worked through in parts.
-        seed: of the order of examples, of what is held out, and of projections.
+        seed: of the order of examples, of what is held out, of projections and of noise.
+        sigma: the standard deviation of the noise of methods for smoothing, in units of the raw input; they need it.
+        noises: how many noisy copies of each example make a step; by default 1 for ``gaussian`` and 8 for the others.
+        adre_weight, probability_floor: lambda (0.1) of ``adre`` and ``adre-adv``, and what keeps their penalty above
+            ``lambda log(floor)`` (1e-6).
+        attack_eps: the l2 radius of the attack of ``adre-adv`` and ``smoothadv``, in units of the raw input; they need
+            it. It rises linearly from 0 over the first ``attack_warmup`` epochs (10, or a third of ``epochs``).
+        attack_steps, attack_step: how many steps the attack has (2), and how long each is at the full radius
+            (``2 attack_eps / attack_steps``).
 
     Raises:
         InvalidValue, InvalidType: the argument, its value and what to do.
@@ -53,6 +65,9 @@ class TrainSettings:
     (0.01, 2.0, 0.055)
     >>> TrainSettings.from_json(settings.to_json()) == settings
     True
+    >>> settings = TrainSettings(method="smoothadv", sigma=0.5, attack_eps=1.0)
+    >>> settings.noises, settings.attack_steps, settings.attack_step, round(settings.eps_at(1.0), 3)
+    (8, 2, 1.0, 0.15)
     """
 
     eps: float = 0.0
@@ -81,6 +96,14 @@ class TrainSettings:
     patience: int | None = None
     memory: int = DEFAULT_MEMORY
     seed: int = 0
+    sigma: float | None = None
+    noises: int | None = None
+    adre_weight: float | None = None
+    probability_floor: float | None = None
+    attack_eps: float | None = None
+    attack_steps: int | None = None
+    attack_step: float | None = None
+    attack_warmup: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr_every", "validation_every", "patience", "validation_limit"):
@@ -112,6 +135,7 @@ class TrainSettings:
         if self.patience is not None and not self.validation:
             raise InvalidValue("patience", self.patience, "needs validation examples: give validation")
         self._check_perturbations()
+        self._check_smoothing()
 
     def _check_perturbations(self) -> None:
         if self.box is not None:
@@ -121,13 +145,20 @@ class TrainSettings:
             raise InvalidType("method", self.method, "a name, or names joined by +")
         if self.standard and self.eps:
             raise InvalidValue("eps", self.eps, "method none trains without perturbations: leave eps out")
+        if self.adversarial and self.eps:
+            raise InvalidValue(
+                "eps", self.eps, f"the radius of the attack of {self.method} is attack_eps: leave eps out"
+            )
+        if self.smoothing and self.eps:
+            raise InvalidValue("eps", self.eps, f"method {self.method} trains under noise of sigma: leave eps out")
         if not isinstance(self.estimator, str):
             raise InvalidType("estimator", self.estimator, "its spelling, such as median:50")
         estimator = Estimator.parse(self.estimator)
         self._set("estimator", str(estimator))
-        if self.standard and not estimator.exact:
-            raise InvalidValue("estimator", self.estimator, "method none has nothing to estimate: leave it out")
-        if not self.standard:
+        if not self.bounded and not estimator.exact:
+            remedy = f"method {self.method} has nothing to estimate: leave it out"
+            raise InvalidValue("estimator", self.estimator, remedy)
+        if self.bounded:
             parse_method(self.method, estimator)
         start = self.eps / 10 if self.eps_start is None else _number("eps_start", self.eps_start)
         if start > self.eps:
@@ -138,6 +169,53 @@ class TrainSettings:
         self._set("eps_start", start)
         self._set("eps_ramp", ramp)
 
+    def _check_smoothing(self) -> None:
+        adre, attacks = self.method in ("adre", "adre-adv"), self.adversarial
+        applies = {
+            "sigma": self.smoothing,
+            "noises": self.smoothing,
+            "adre_weight": adre,
+            "probability_floor": adre,
+            "attack_eps": attacks,
+            "attack_steps": attacks,
+            "attack_step": attacks,
+            "attack_warmup": attacks,
+        }
+        for name, needed in applies.items():
+            if not needed and getattr(self, name) is not None:
+                remedy = f"method {self.method} has no use for it: leave it out, or choose another method"
+                raise InvalidValue(name, getattr(self, name), remedy)
+        if self.smoothing:
+            if self.sigma is None:
+                remedy = f"method {self.method} needs the standard deviation of the noise, such as 0.5"
+                raise InvalidValue("sigma", None, remedy)
+            self._set("sigma", _number("sigma", self.sigma, above=True))
+            usual = 1 if self.method == "gaussian" else 8
+            self._set("noises", _whole("noises", usual if self.noises is None else self.noises, 1))
+        if adre:
+            weight, floor = self.adre_weight, self.probability_floor
+            self._set("adre_weight", 0.1 if weight is None else _number("adre_weight", weight))
+            floor = 1e-6 if floor is None else _number("probability_floor", floor, above=True)
+            if floor >= 1:
+                raise InvalidValue("probability_floor", floor, "must be above 0 and below 1")
+            self._set("probability_floor", floor)
+        if attacks:
+            if self.attack_eps is None:
+                remedy = f"method {self.method} needs the l2 radius of its attack, such as 0.5"
+                raise InvalidValue("attack_eps", None, remedy)
+            eps = _number("attack_eps", self.attack_eps, above=True)
+            steps = 2 if self.attack_steps is None else self.attack_steps
+            _whole("attack_steps", steps, 1)
+            step, warmup = self.attack_step, self.attack_warmup
+            self._set("attack_eps", eps)
+            self._set("attack_steps", steps)
+            self._set("attack_step", 2 * eps / steps if step is None else _number("attack_step", step, above=True))
+            warmup = min(10.0, self.epochs / 3) if warmup is None else _number("attack_warmup", warmup)
+            if warmup > self.epochs:
+                remedy = f"must be at most epochs = {self.epochs}, so that attack_eps is reached"
+                raise InvalidValue("attack_warmup", warmup, remedy)
+            self._set("attack_warmup", warmup)
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # frozen: while it is being made alone
 
@@ -146,26 +224,45 @@ class TrainSettings:
         """Whether training is by plain cross-entropy."""
         return self.method == STANDARD
 
+    @property
+    def smoothing(self) -> bool:
+        """Whether training is under noise, for randomized smoothing."""
+        return self.method in SMOOTHING
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether training under noise is at points that an attack finds."""
+        return self.method in ("adre-adv", "smoothadv")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether training is by bounds, and not by what the network answers at some inputs."""
+        return not self.standard and not self.smoothing
+
     def methods(self, seed: int = 0) -> tuple[Method, ...]:
-        """The bounds that training uses, with the seed of their projections; none for standard training."""
-        return () if self.standard else parse_method(self.method, Estimator.parse(self.estimator, seed=seed))
+        """The bounds that training uses, with the seed of their projections; none where it uses none."""
+        return parse_method(self.method, Estimator.parse(self.estimator, seed=seed)) if self.bounded else ()
 
     @property
     def exact_methods(self) -> tuple[Method, ...]:
         """The same with nothing estimated: the bounds that a certificate would use."""
-        return () if self.standard else parse_method(self.method)
+        return parse_method(self.method) if self.bounded else ()
 
     def ball(self, eps: float | None = None) -> Ball:
         """The perturbations, of the full radius or of one on the way to it."""
         return Ball(self.norm, self.eps if eps is None else eps, self.box)
 
     def eps_at(self, position: float) -> float:
-        """The radius at a position, in epochs."""
+        """The radius at a position, in epochs: of the perturbations, or of the attack of a method for smoothing."""
+        if self.adversarial:
+            return eps_at(position, "linear", 0.0, self.attack_eps or 0.0, self.attack_warmup or 0.0)
         start, ramp = self.eps_start or 0.0, self.eps_ramp or 0.0
         return eps_at(position, self.eps_schedule, start, self.eps, ramp)
 
     def reached(self, position: float) -> bool:
         """Whether eps is what it should become."""
+        if self.smoothing:
+            return position >= (self.attack_warmup or 0.0)
         return self.standard or self.eps_schedule == "constant" or position >= (self.eps_ramp or 0.0)
 
     def lr_at(self, position: float) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.bounds.tiles import budget
@@ -11,13 +12,16 @@ from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.graph import Graph
 from verifix.train.distributed import Group
-from verifix.train.log import Measures, Sums
+from verifix.train.log import Measures, Sums, sums_of
 from verifix.train.loss import robust_logits
 from verifix.train.objective import measure, robust_measure
 from verifix.train.settings import TrainSettings
+from verifix.train.smoothing import logits_of, mean_cross_entropy, noisy_copies
 
 _TOGETHER = 256
 """Inputs of one pass, where the byte budget allows as many."""
+VALIDATION_NOISES = 16
+"""Noisy copies of each input that vote in validation under noise; always the same ones."""
 
 
 def hold_out(data: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
@@ -50,7 +54,7 @@ def evaluate(graph: Graph, data: Dataset, settings: TrainSettings, group: Group)
     """
     part = data if settings.validation_limit is None else data.first(settings.validation_limit)
     share = group.share(len(part))
-    totals = torch.zeros(5, dtype=torch.float64, device=group.device)
+    totals = sums_of(torch.empty(0, device=group.device))
     if share.stop > share.start:
         images, labels = part.images[share], part.labels[share]
         within = budget(graph, [images.dtype], group.device, settings.memory)
@@ -60,12 +64,55 @@ def evaluate(graph: Graph, data: Dataset, settings: TrainSettings, group: Group)
                 totals += _measured(graph, x.to(group.device), y.to(group.device), settings, within.passes)
     sums = Sums()
     sums.add(group.sum(totals).tolist())
-    return sums.measures(robust=not settings.standard)
+    return sums.measures(robust=settings.bounded)
 
 
 def _measured(graph: Graph, x: Tensor, y: Tensor, settings: TrainSettings, memory: int) -> Tensor:
     robust = x.new_zeros(2, dtype=torch.float64)
-    if not settings.standard:
+    if settings.bounded:
         sets = settings.ball().around(x)
         robust = robust_measure(robust_logits(graph, y, sets, settings.exact_methods, memory=memory), y)
-    return torch.cat([robust.new_tensor([len(x)]), measure(graph(x), y), robust])
+    plain = measure(graph(x), y)
+    named = {"loss": plain[0], "errors": plain[1], "robust_loss": robust[0], "robust_errors": robust[1]}
+    return sums_of(x, examples=len(x), **named)
+
+
+@torch.no_grad()
+def evaluate_under_noise(
+    model: nn.Module, data: Dataset, settings: TrainSettings, group: Group, *, together: int = _TOGETHER
+) -> Measures:
+    """How a network, in eval mode, does under the noise of ``settings``: VALIDATION_NOISES copies of each input.
+
+    ``loss`` and ``error`` are means over all copies. ``smoothed_error`` is that of a vote among the copies of an input,
+    of several classes with as many votes for the first. ``estimated_radius`` is the mean of what the votes suggest as
+    certified radius: with ``v`` of ``m`` votes for the label ``sigma z((v + 1/2) / (m + 1))`` where ``v > m / 2``, else
+    0 (``z`` is the normal quantile). It chooses a model and certifies nothing: so few votes cannot. A copy with NaN
+    among its logits votes for none.
+
+    Args:
+        data: inputs; each number in it has noise of its own, the same at each call.
+        together: how many inputs are worked on together, at most 256; each process of the group takes its share.
+    """
+    part = data if settings.validation_limit is None else data.first(settings.validation_limit)
+    share, m = group.share(len(part)), VALIDATION_NOISES
+    totals = sums_of(torch.empty(0, device=group.device))
+    numbers, seed = torch.arange(share.start, share.stop), settings.stream("validation noise")
+    for rows in numbers.split(min(together, _TOGETHER)) if len(numbers) else ():
+        x, y = part.images[rows].to(group.device), part.labels[rows].to(group.device)
+        copies = noisy_copies(x, rows.to(group.device), settings.sigma or 0.0, seed, 0, m)
+        logits = logits_of(model, copies)
+        valid = ~torch.isnan(logits).any(-1)
+        votes = (F.one_hot(logits.argmax(-1), logits.shape[-1]) * valid[..., None]).sum(1)
+        own = votes.gather(1, y[:, None])[:, 0]
+        radius = (settings.sigma or 0.0) * torch.special.ndtri((own.double() + 0.5) / (m + 1))
+        totals += sums_of(
+            x,
+            examples=len(x),
+            loss=mean_cross_entropy(logits, y).double().sum(),
+            errors=(m - own).sum() / m,
+            smoothed_errors=((votes.argmax(1) != y) | (own == 0)).sum(),
+            radius=torch.where(2 * own > m, radius, 0.0).sum(),
+        )
+    sums = Sums()
+    sums.add(group.sum(totals).tolist())
+    return sums.measures(robust=False, smoothed=True)
