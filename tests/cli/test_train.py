@@ -130,8 +130,8 @@ class TestSmoothing:
 
     def test_every_setting_arrives(self, verifix: Callable[..., Any], place: Path) -> None:
         given = {
-            "noises": 3, "adre-weight": 0.2, "probability-floor": 1e-5, "attack-eps": 0.5, "attack-steps": 3,
-            "attack-step": 0.25, "attack-warmup": 1, "box": (0, 1),
+            "noises": 3, "validation-noises": 5, "adre-weight": 0.2, "probability-floor": 1e-5, "attack-eps": 0.5,
+            "attack-steps": 3, "attack-step": 0.25, "attack-warmup": 1, "box": (0, 1),
         }  # fmt: skip
         options = [word for name, value in given.items() if name != "box" for word in (f"--{name}", value)]
         done = verifix("train", "own_networks:net", *self.how, "--method", "adre-adv", "--box", "0", "1", *options)

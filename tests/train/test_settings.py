@@ -80,6 +80,11 @@ class TestRefused:
             ({"method": "none"}, "sigma = 0.5: method none has no use for it"),
             ({"method": "cap", "sigma": None, "noises": 2}, "noises = 2: method cap has no use for it"),
             ({"method": "gaussian", "noises": 0}, "noises = 0: must be at least 1"),
+            ({"method": "gaussian", "validation_noises": 0}, "validation_noises = 0: must be at least 1"),
+            (
+                {"method": "none", "sigma": None, "validation_noises": 9},
+                "validation_noises = 9: method none has no use",
+            ),
             ({"method": "gaussian", "estimator": "median:5"}, "estimator = median:5: method gaussian has nothing to"),
             ({"method": "gaussian", "adre_weight": 0.1}, "adre_weight = 0.1: method gaussian has no use for it"),
             ({"method": "smoothadv", "probability_floor": 0.1}, "probability_floor = 0.1: method smoothadv has no use"),
@@ -125,6 +130,7 @@ class TestJson:
         attack = {"attack_eps": 0.5, "attack_steps": 4} if method in ("adre-adv", "smoothadv") else {}
         settings = TrainSettings(method=method, sigma=0.25, **attack)  # type: ignore[arg-type]
         assert TrainSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+        assert settings.validation_noises == 16
         assert settings.noises == (1 if method == "gaussian" else 8)
         assert settings.adre_weight == (0.1 if method.startswith("adre") else None)
         assert settings.attack_step == (0.25 if attack else None)

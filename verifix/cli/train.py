@@ -70,6 +70,12 @@ def _add_smoothing(group: argparse._ArgumentGroup) -> None:
         help="noisy copies of each example in a step (default: 1 for gaussian, else 8)",
     )
     group.add_argument(
+        "--validation-noises",
+        type=options.positive,
+        metavar="K",
+        help="noisy copies of each validation example that vote (default: 16)",
+    )
+    group.add_argument(
         "--adre-weight", type=options.number, metavar="W", help="lambda of adre and adre-adv (default: 0.1)"
     )
     group.add_argument(

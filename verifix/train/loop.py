@@ -40,7 +40,7 @@ from verifix.train.loss import robust_logits
 from verifix.train.objective import Objective, TrainingDiverged
 from verifix.train.settings import TrainSettings
 from verifix.train.smoothing import NoisyObjective, inputs_under_noise, statistics
-from verifix.train.validation import VALIDATION_NOISES, evaluate, evaluate_under_noise, hold_out
+from verifix.train.validation import evaluate, evaluate_under_noise, hold_out
 
 StateDict = dict[str, Tensor]
 CHECKPOINT_SECONDS = 300.0
@@ -391,7 +391,7 @@ class _Trainer:
     def _evaluate(self, data: Dataset) -> Measures:
         if self.graph is not None:
             return evaluate(self.graph, data, self.settings, self.group)
-        together = max(1, self.together * (self.settings.noises or 1) // VALIDATION_NOISES)
+        together = max(1, self.together * (self.settings.noises or 1) // (self.settings.validation_noises or 1))
         return evaluate_under_noise(self.model, data, self.settings, self.group, together=together)
 
     def _save(self) -> None:

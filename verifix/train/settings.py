@@ -50,6 +50,7 @@ class TrainSettings:
         seed: of the order of examples, of what is held out, of projections and of noise.
         sigma: the standard deviation of the noise of methods for smoothing, in units of the raw input; they need it.
         noises: how many noisy copies of each example make a step; by default 1 for ``gaussian`` and 8 for the others.
+        validation_noises: how many copies of each validation example vote, 16 by default; always the same ones.
         adre_weight, probability_floor: lambda (0.1) of ``adre`` and ``adre-adv``, and what keeps their penalty above
             ``lambda log(floor)`` (1e-6).
         attack_eps: the l2 radius of the attack of ``adre-adv`` and ``smoothadv``, in units of the raw input; they need
@@ -98,6 +99,7 @@ class TrainSettings:
     seed: int = 0
     sigma: float | None = None
     noises: int | None = None
+    validation_noises: int | None = None
     adre_weight: float | None = None
     probability_floor: float | None = None
     attack_eps: float | None = None
@@ -174,6 +176,7 @@ class TrainSettings:
         applies = {
             "sigma": self.smoothing,
             "noises": self.smoothing,
+            "validation_noises": self.smoothing,
             "adre_weight": adre,
             "probability_floor": adre,
             "attack_eps": attacks,
@@ -192,6 +195,8 @@ class TrainSettings:
             self._set("sigma", _number("sigma", self.sigma, above=True))
             usual = 1 if self.method == "gaussian" else 8
             self._set("noises", _whole("noises", usual if self.noises is None else self.noises, 1))
+            votes = 16 if self.validation_noises is None else self.validation_noises
+            self._set("validation_noises", _whole("validation_noises", votes, 1))
         if adre:
             weight, floor = self.adre_weight, self.probability_floor
             self._set("adre_weight", 0.1 if weight is None else _number("adre_weight", weight))

@@ -20,8 +20,6 @@ from verifix.train.smoothing import logits_of, mean_cross_entropy, noisy_copies
 
 _TOGETHER = 256
 """Inputs of one pass, where the byte budget allows as many."""
-VALIDATION_NOISES = 16
-"""Noisy copies of each input that vote in validation under noise; always the same ones."""
 
 
 def hold_out(data: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset | None]:
@@ -81,7 +79,7 @@ def _measured(graph: Graph, x: Tensor, y: Tensor, settings: TrainSettings, memor
 def evaluate_under_noise(
     model: nn.Module, data: Dataset, settings: TrainSettings, group: Group, *, together: int = _TOGETHER
 ) -> Measures:
-    """How a network, in eval mode, does under the noise of ``settings``: VALIDATION_NOISES copies of each input.
+    """How a network, in eval mode, does under noise: on ``settings.validation_noises`` copies of each input.
 
     ``loss`` and ``error`` are means over all copies. ``smoothed_error`` is that of a vote among the copies of an input,
     of several classes with as many votes for the first. ``estimated_radius`` is the mean of what the votes suggest as
@@ -94,7 +92,7 @@ def evaluate_under_noise(
         together: how many inputs are worked on together, at most 256; each process of the group takes its share.
     """
     part = data if settings.validation_limit is None else data.first(settings.validation_limit)
-    share, m = group.share(len(part)), VALIDATION_NOISES
+    share, m = group.share(len(part)), settings.validation_noises or 1
     totals = sums_of(torch.empty(0, device=group.device))
     numbers, seed = torch.arange(share.start, share.stop), settings.stream("validation noise")
     for rows in numbers.split(min(together, _TOGETHER)) if len(numbers) else ():
@@ -109,7 +107,7 @@ def evaluate_under_noise(
             x,
             examples=len(x),
             loss=mean_cross_entropy(logits, y).double().sum(),
-            errors=(m - own).sum() / m,
+            errors=(m - own).double().sum() / m,
             smoothed_errors=((votes.argmax(1) != y) | (own == 0)).sum(),
             radius=torch.where(2 * own > m, radius, 0.0).sum(),
         )
