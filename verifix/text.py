@@ -6,9 +6,10 @@ import decimal
 
 
 def rounded_down(value: float, digits: int = 5) -> str:
-    """A radius in a few digits that is none larger.
+    """A radius in a few digits that is, read as a float64 again, none larger.
 
-    >>> rounded_down(0.11999996), rounded_down(0.5), rounded_down(0.0)
-    ('0.11999', '0.5', '0')
+    >>> rounded_down(0.11999996), rounded_down(0.3), rounded_down(0.0)
+    ('0.11999', '0.3', '0')
     """
-    return f"{decimal.Context(prec=digits, rounding=decimal.ROUND_FLOOR).create_decimal_from_float(value):g}"
+    shortest = repr(float(value)).removesuffix(".0")
+    return f"{decimal.Context(prec=digits, rounding=decimal.ROUND_FLOOR).create_decimal(shortest):g}"
