@@ -267,12 +267,12 @@ def _positions(x: Tensor, levels: int, most: int | None) -> Tensor:
     """Lattice points (n, d) int32, checked where that needs no waiting."""
     if x.device.type != "cpu":
         positions = nearest_positions(x, levels)
-        return (positions if most is None else positions.clamp(0, most)).reshape(len(x), -1)
+        return _flat(positions if most is None else positions.clamp(0, most))
     positions = check_lattice(x, levels)
     if most is not None and bool(((positions < 0) | (positions > most)).any()):
         outside = positions[(positions < 0) | (positions > most)][0]
         raise InvalidValue("x", int(outside) / levels, "must be from 0 to 1 where coordinates are replaced")
-    return positions.reshape(len(x), -1)
+    return _flat(positions)
 
 
 def _flat(x: Tensor) -> Tensor:
