@@ -96,7 +96,8 @@ class Ablation(Noise):
             return torch.where(mask, x[:, None], torch.tensor(self.null, dtype=x.dtype, device=x.device))
         if len(shape) < 2:
             raise InvalidValue("null", "channel", f"inputs of shape {tuple(shape)} have no channels: give a number")
-        return torch.where(torch.cat([mask, mask], 2), torch.cat([x, 1 - x], 1)[:, None], torch.zeros_like(x[:1, :1]))
+        mask = mask.expand(-1, -1, *shape)
+        return torch.where(torch.cat([mask, mask], 2), torch.cat([x, 1 - x], 1)[:, None], x.new_zeros(()))
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:
         top = np.maximum(probabilities.top, np.nextafter(1 - probabilities.failure, 0.0))

@@ -70,15 +70,16 @@ class AnisotropicGaussian(Noise):
         if self.scales is not None:
             return _normals(x, samples, self.scales.to(x.device))
         factor: Tensor = self.factor  # type: ignore[assignment]
-        if x[0].numel() != len(factor):
-            raise InvalidValue("factor", f"of {len(factor)} coordinates", f"inputs have {x[0].numel()}")
-        normals = _normals(torch.zeros_like(x, dtype=torch.float32), samples, 1.0).flatten(2).double()
+        size = math.prod(x.shape[1:])
+        if size != len(factor):
+            raise InvalidValue("factor", f"of {len(factor)} coordinates", f"inputs have {size}")
+        normals = _normals(x.new_zeros(len(x), size, dtype=torch.float32), samples, 1.0).double()
         # two products of at most 13 + 27 bits, summed 2^12 times at most: each is exact in the 53 bits of float64
         coarse = torch.round(normals * _COARSE) / _COARSE
         fine = torch.round(normals * _FINE) / _FINE - coarse
         transposed = factor.to(x.device).T
         noise = (coarse @ transposed + fine @ transposed).to(x.dtype)
-        return x[:, None] + noise.unflatten(2, x.shape[1:]) if x.dim() > 1 else x[:, None] + noise[..., 0]
+        return x[:, None] + noise.reshape(*noise.shape[:2], *x.shape[1:])
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:
         return gaussian_radius(probabilities, 1.0)

@@ -102,7 +102,7 @@ class Flow(Noise):
 
 def normalised(x: Tensor) -> Tensor:
     """Images scaled to mass one, each by its own sum."""
-    return x / x.flatten(1).sum(dim=1).reshape(-1, *(1,) * (x.dim() - 1))
+    return x / x.flatten(1).sum(dim=1, dtype=torch.float64).to(x.dtype).reshape(-1, *(1,) * (x.dim() - 1))
 
 
 def moved_mass(down: Tensor, right: Tensor) -> Tensor:

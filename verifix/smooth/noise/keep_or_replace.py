@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -16,11 +17,11 @@ from torch import Tensor
 from verifix.errors import InvalidType, InvalidValue
 from verifix.kernels.noise import keep_or_replace, keep_probability, replacement_total_variation
 from verifix.smooth.noise.base import Noise, Samples
-from verifix.smooth.noise.parameters import check_whole, refuse_callable
+from verifix.smooth.noise.parameters import check_levels, refuse_callable
 from verifix.smooth.probabilities import Probabilities
 
 LARGEST_RADIUS = 256
-"""Larger radii are reported as this one."""
+"""Larger radii are reported as this one, a power of two."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class KeepOrReplace(Noise):
         if not 2.0**-32 <= keep <= 1 - 2.0**-32:
             raise InvalidValue("keep", keep, "must lie in (0, 1), at least 2^-32 from both ends")
         object.__setattr__(self, "keep", keep)
-        object.__setattr__(self, "levels", check_whole("levels", self.levels))
+        object.__setattr__(self, "levels", check_levels("levels", self.levels))
         object.__setattr__(self, "lattice", self.levels)
 
     def draw(self, x: Tensor, samples: Samples) -> Tensor:
@@ -95,11 +96,17 @@ class KeepOrReplace(Noise):
         if not top > other:
             return math.nan
         p_a, not_b = Fraction(top), 1 - Fraction(other)
-        r = 0
-        # what B can gain is what everything but B can lose
-        while r < LARGEST_RADIUS and self.changed(p_a, r + 1) + self.changed(not_b, r + 1) > 1:
-            r += 1
-        return float(r)
+
+        def holds(r: int) -> bool:  # what B can gain is what everything but B can lose
+            return self.changed(p_a, r) + self.changed(not_b, r) > 1
+
+        step = 1
+        while step <= LARGEST_RADIUS and holds(step):
+            step *= 2
+        if step > LARGEST_RADIUS:
+            return float(LARGEST_RADIUS)
+        # a lead with r coordinates changed is one with fewer: between the last that held and the first that did not
+        return float(step // 2 + bisect_left(range(step // 2 + 1, step), True, key=lambda r: not holds(r)))
 
     def total_variation(self, coordinates: int) -> float:
         per_coordinate = replacement_total_variation(self.keep, self.levels)
@@ -149,7 +156,7 @@ def _agreements(kept: int, levels: int, coordinates: int) -> tuple[int, ...]:
 def _least(probability: Fraction, table: _Table) -> Fraction:
     """The least probability after the change of an event that has this one before it."""
     wanted = probability * table.total
-    region = next((i for i, until in enumerate(table.until) if until >= wanted), len(table.until) - 1)
+    region = min(bisect_left(table.until, wanted), len(table.until) - 1)
     before = table.until[region - 1] if region else 0
     changed_before = table.changed_until[region - 1] if region else 0
     inside = table.changed_until[region] - changed_before

@@ -7,6 +7,7 @@ from torch import Tensor
 from verifix.errors import InvalidType, InvalidValue
 
 SCALES = (2.0**-64, 2.0**64)
+MOST_LEVELS = 65535
 
 
 def check_scale(argument: str, value: object) -> float:
@@ -59,6 +60,14 @@ def check_whole(argument: str, value: object, least: int = 1) -> int:
     return number
 
 
+def check_levels(argument: str, value: object) -> int:
+    """A number of levels per unit that kernels of noise take."""
+    levels = check_whole(argument, value)
+    if levels > MOST_LEVELS:
+        raise InvalidValue(argument, levels, f"must be {MOST_LEVELS} at most; images of 256 values have 255")
+    return levels
+
+
 def check_lattice(value: object) -> int | None:
     """The number of levels per unit, or None for noise in floating point."""
-    return None if value is None else check_whole("lattice", value)
+    return None if value is None else check_levels("lattice", value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from verifix.errors import InvalidValue
 from verifix.kernels.lattice import check_lattice as lattice_levels
 from verifix.kernels.noise import add_noise, random_words
+from verifix.kernels.noise_reference import quotient
 from verifix.smooth.noise.base import Noise, Samples
 from verifix.smooth.noise.parameters import check_lattice, check_scale, check_whole
 from verifix.smooth.noise.uniform import lipschitz_radius
@@ -75,8 +77,15 @@ class Splitting(Noise):
 
     def draw(self, x: Tensor, samples: Samples) -> Tensor:
         if self.lattice is not None:
-            cuts = _below(self._words(x, samples), round(2 * self.scale * self.lattice))
-            return self._split_levels(x, cuts)
+            words = random_words(
+                samples.inputs,
+                words=2,
+                seed=samples.seed,
+                purpose=samples.purpose,
+                start=samples.start,
+                count=samples.count,
+            )
+            return self._split_levels(x, _below(words, self.evaluations or 1))
         s = self.scale + add_noise(
             torch.zeros_like(x),
             samples.inputs,
@@ -87,9 +96,10 @@ class Splitting(Noise):
             start=samples.start,
             count=samples.count,
         )
-        above = torch.ceil((x[:, None] - s) / (2 * self.scale))
-        upper = (2 * self.scale * above + s).clamp(max=1)
-        lower = (2 * self.scale * (above - 1) + s).clamp(min=0)
+        period = x.new_full((), 2 * self.scale)  # a tensor: CUDA divides by numbers with their inverses
+        above = torch.ceil((x[:, None] - s) / period)
+        upper = (period * above + s).clamp(max=1)
+        lower = (period * (above - 1) + s).clamp(min=0)
         return (upper + lower) / 2
 
     def draw_all(self, x: Tensor, start: int = 0, count: int | None = None) -> Tensor:
@@ -139,22 +149,12 @@ class Splitting(Noise):
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "scale": self.scale, "lattice": self.lattice, "offsets": self.offsets}
 
-    def _words(self, x: Tensor, samples: Samples) -> Tensor:
-        return random_words(
-            samples.inputs,
-            words=2,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
-        )
-
     def _split_levels(self, x: Tensor, cuts: Tensor) -> Tensor:
         """The middles of pieces when the cut is half a level above ``cuts`` (n, count), in whole numbers throughout:
         quarters of a level."""
         levels, period = int(self.lattice or 0), int(self.evaluations or 0)
         inputs = torch.tensor([_NO_INPUT], device=x.device)
-        words = random_words(inputs, words=2 * x[0].numel(), seed=self.offsets, purpose=0, start=0, count=1)
+        words = random_words(inputs, words=2 * math.prod(x.shape[1:]), seed=self.offsets, purpose=0, start=0, count=1)
         offsets = _below(words.reshape(-1, 2), period).reshape(x.shape[1:])
         shape = (*cuts.shape, *(1,) * (x.dim() - 1))
         cut = 2 * ((cuts.reshape(shape) + offsets) % period) + 1
@@ -162,7 +162,7 @@ class Splitting(Noise):
         above = -torch.div(cut - twice, 2 * period, rounding_mode="floor")
         upper = (2 * period * above + cut).clamp(max=2 * levels)
         lower = (2 * period * (above - 1) + cut).clamp(min=0)
-        return (upper + lower).to(x.dtype) / (4 * levels)
+        return quotient(upper + lower, 4 * levels, x.dtype)
 
 
 def _below(words: Tensor, limit: int) -> Tensor:
