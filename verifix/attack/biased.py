@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from verifix.attack.pgd import pgd
+from verifix.attack.pgd import pgd, random_point
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, LpBall
 from verifix.smooth.biased import BiasedDifferentiable, BiasedLinear, BiasedLogits, NearestNeighbour
@@ -49,13 +48,12 @@ def attack_biased(
     """Look in the ball around each input for a point that the smoothed classifier gives another class.
 
     The oracle is constant on pieces, the Voronoi cells of the reserved points, and plain descent does not know that
-    others are near. So projected gradient descent (:func:`verifix.attack.pgd`) on the smoothed classifier starts
-
-    - from the input and from random points, within the piece where it happens to be;
-    - from the same, with a gradient that sees the pieces: that of weights ``softmax(-D / t)`` on the reserved points'
-      labels, with ``D`` their squared distances and t the typical gap between the nearest two, while values stay exact;
-    - just beyond the border of the cell of each of the nearest opposing points, where a step in the ball's own norm
-      reaches it soonest, and from the opposing point itself, projected into the ball.
+    others are near. So projected gradient descent (:func:`verifix.attack.pgd`) on the smoothed classifier starts from
+    the input; from random points; and, for each of the nearest opposing points, from just beyond the border of its
+    cell, where a step in the ball's own norm reaches it soonest, and from the point itself, projected into the ball.
+    It goes from each start once by the gradient of the current piece, and once by one that sees the pieces: the label
+    counts as that of weights ``softmax(-D / t)``, with ``D`` the squared distances and t the gap between the nearest
+    two, for the gradient alone; values stay exact.
 
     Of all points the one with the smallest margin is kept. Certificates that hold are never broken, see
     :meth:`BiasedLinear.certify` and its like.
@@ -65,8 +63,8 @@ def attack_biased(
         x: inputs ``(n, *shape)``, in raw units.
         y: labels ``(n,)``: -1 and 1, or classes; by default the smoothed classifier's own predictions.
         inputs: the ball to put around each input, of any norm and with its box.
-        steps, step_size, restarts, seed: as in :func:`verifix.attack.pgd`; ``restarts`` for each gradient.
-        neighbours: so many opposing points of each input are tried.
+        steps, step_size, restarts, seed: as in :func:`verifix.attack.pgd`.
+        neighbours: so many opposing points of each input are tried, two starts for each.
 
     Raises:
         InvalidValue, InvalidType: what is wrong with an argument, by name.
@@ -86,22 +84,20 @@ def attack_biased(
     exact = x.detach().double()
     sets = inputs.around(exact)
     labels = model(exact).detach().argmax(1) if y is None else model.places(y, len(x))
-    best, best_margin = exact, _margins(model(exact).detach(), labels)
-
-    def attempt(scores: Callable[[Tensor], Tensor], starts: int, start: Tensor | None) -> None:
-        nonlocal best, best_margin
-        found = pgd(
-            scores, labels, sets, steps=steps, step_size=step_size, restarts=starts, seed=seed, start=start
-        ).examples
-        margin = _margins(model(found).detach(), labels)
-        better = (margin < best_margin) & sets.contains(found)
-        best = torch.where(better.reshape(-1, *[1] * (exact.dim() - 1)), found, best)
-        best_margin = torch.where(better, margin, best_margin)
-
-    attempt(model, restarts, None)
-    attempt(_Scores(classifier, smooth=True), restarts, None)
-    for start in _starts(classifier.oracle, exact, sets, neighbours):
-        attempt(model, 1, start)
+    if restarts < 1:
+        raise InvalidValue("restarts", restarts, "must be at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    starts = [exact, *(random_point(sets, generator) for _ in range(restarts - 1))]
+    starts += _starts(classifier.oracle, exact, sets, neighbours)
+    each = torch.arange(len(x), device=x.device).repeat(len(starts))
+    many, together = sets.select(each), torch.cat(starts)
+    found = [exact]
+    for scores in (model, _Scores(classifier, smooth=True)):
+        ends = pgd(scores, labels[each], many, steps=steps, step_size=step_size, start=together).examples
+        found.extend(ends.split(len(x)))
+    margins = torch.stack([_margins(model(points).detach(), labels) for points in found])
+    margins = torch.where(torch.stack([sets.contains(points) for points in found]), margins, torch.inf)
+    best = torch.stack(found)[margins.argmin(0), torch.arange(len(x), device=x.device)]
     answers = model(best).detach().argmax(1)
     return BiasedAttack((answers != labels) & sets.contains(best), best, model.answers(answers))
 

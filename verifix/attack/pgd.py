@@ -75,7 +75,7 @@ def pgd(
         x = (
             (inputs.center if start is None else start).detach().clone()
             if restart == 0
-            else _random_point(inputs, generator)
+            else random_point(inputs, generator)
         )
         for step in range(steps):
             x = x.detach().requires_grad_(True)
@@ -100,7 +100,8 @@ def _keep(best: Tensor, best_margin: Tensor, x: Tensor, margin: Tensor) -> tuple
     return torch.where(better.reshape(-1, *[1] * (x.dim() - 1)), x, best), torch.where(better, margin, best_margin)
 
 
-def _random_point(inputs: InputSet, generator: torch.Generator) -> Tensor:
+def random_point(inputs: InputSet, generator: torch.Generator) -> Tensor:
+    """A point of each set, ``(n, *shape)``: uniform in its hull, then moved into it."""
     lower, upper = inputs.hull()
     noise = torch.rand(lower.shape, generator=generator, dtype=torch.float64).to(lower)
     return inputs.project(lower + noise * (upper - lower))

@@ -98,6 +98,7 @@ class BiasedLogits:
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """The class of each input, ``(n,)``; of equal logits the first one's."""
+        self._require_dtype(x)
         graph = self._graph(x)
         logits = logits_at_test_time(graph, x, budget(graph, [x.dtype], x.device)).double()
         return self._predictions(logits, self.oracle(x))
@@ -120,6 +121,7 @@ class BiasedLogits:
             InvalidValue, InvalidType: what is wrong with an argument, by name.
         """
         exact_methods(method)
+        self._require_dtype(x)
         if not isinstance(inputs, Ball):
             raise InvalidType("inputs", inputs, "a Ball")
         graph = self._graph(x)
@@ -161,6 +163,7 @@ class BiasedLogits:
         Args, the result and errors are as there; ``y`` is by default the biased classifier's own prediction.
         """
         methods = exact_methods(method)
+        self._require_dtype(x)
         balls = Ball(norm, 0.0, box).around(check_points("x", x).detach())
         most = largest_eps(balls, max_eps)
         check_tolerance(tolerance)
@@ -212,13 +215,21 @@ class BiasedLogits:
         """The graph of the model, if its classes and inputs fit the oracle's."""
         self.oracle.flat(check_points("x", x))
         if self._captured is None:
-            weights = [] if isinstance(self.model, Graph) else list(self.model.parameters())
-            self._captured = classifier(self.model, x.detach().to(weights[0].dtype if weights else x.dtype))
+            self._captured = classifier(self.model, x.detach().to(self._dtype(x)))
         classes = self._captured.shape[0]
         if int(self.oracle.labels.max()) >= classes:
             label = f"label {int(self.oracle.labels.max())}"
             raise InvalidValue("oracle", label, f"the network has {classes} classes, from 0")
         return self._captured
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        """The type of the model's weights; that of the inputs where it has none."""
+        weights = [] if isinstance(self.model, Graph) else [p for p in self.model.parameters() if p.is_floating_point()]
+        return weights[0].dtype if weights else x.dtype
+
+    def _require_dtype(self, x: Tensor) -> None:
+        if isinstance(x, Tensor) and x.dtype != self._dtype(x):
+            raise InvalidValue("x", f"inputs of {x.dtype}", f"must be {self._dtype(x)}, as the model's weights")
 
 
 def _eps(balls: LpBall) -> Tensor:
