@@ -61,8 +61,9 @@ class Certificates:
         confidence: what ``rule`` is proven at: ``1 - alpha``, or less for "t-certify-paper".
         seed: names all samples, together with the numbers of the inputs.
         noise: the family and its parameters.
-        total_variation: by how much every probability was moved, against the certificate, for the difference between
-            the noise that was drawn and that of the theorem.
+        total_variation: by how much every probability was moved, against the certificate: twice the distance of the
+            noise that is drawn from that of the theorem, once for the samples here and once for those that the
+            classifier would answer by elsewhere (docs/smoothing-runs.md).
     """
 
     predictions: NDArray[np.int64]
@@ -213,7 +214,7 @@ class SmoothedClassifier(Sampler):
         counts = np.zeros_like(selection)
         top, failure, other = np.zeros(len(x)), np.ones(len(x)), np.ones(len(x))
         radius = np.full(len(x), np.nan)
-        total_variation = self.noise.total_variation(x[:1].numel())
+        total_variation = 2 * self.noise.total_variation(x[:1].numel())
         if len(rows):
             index = torch.from_numpy(rows).to(x.device)
             names = torch.arange(len(x), device=x.device) if inputs is None else inputs
