@@ -4,10 +4,12 @@
 #include <pybind11/pybind11.h>
 
 #include "data_type.h"
+#include "noise.h"
 #include "plan.h"
 #include "verifix/abs_median.h"
 #include "verifix/clopper_pearson.h"
 #include "verifix/cuda.h"
+#include "verifix/votes.h"
 
 namespace py = pybind11;
 using namespace verifix;
@@ -31,6 +33,33 @@ void clopper_pearson(std::uintptr_t successes, std::uintptr_t trials, std::uintp
                          reinterpret_cast<void*>(stream));
 }
 
+struct CudaNoise {
+    template <class T>
+    static void add_noise(const AddNoise<T>& job, std::uintptr_t stream) {
+        add_noise_cuda(job, memory<void>(stream));
+    }
+    template <class T>
+    static void add_lattice_noise(const AddLatticeNoise<T>& job, std::uintptr_t stream) {
+        add_lattice_noise_cuda(job, memory<void>(stream));
+    }
+    template <class T>
+    static void keep_or_replace(const KeepOrReplace<T>& job, std::uintptr_t stream) {
+        keep_or_replace_cuda(job, memory<void>(stream));
+    }
+    static void random_words(const RandomWords& job, std::uintptr_t stream) {
+        random_words_cuda(job, memory<void>(stream));
+    }
+};
+
+void add_votes(std::uintptr_t logits, std::uintptr_t counts, std::int64_t n, std::int64_t count, std::int64_t classes,
+               const std::string& dtype, std::uintptr_t stream) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        add_votes_cuda(reinterpret_cast<const T*>(logits), reinterpret_cast<std::int64_t*>(counts), {n, count, classes},
+                       reinterpret_cast<void*>(stream));
+    });
+}
+
 py::dict config() {
     const CudaMachine machine = cuda_machine();
     py::dict facts;
@@ -50,6 +79,9 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
     m.def("clopper_pearson", &clopper_pearson, py::kw_only(), py::arg("successes"), py::arg("trials"), py::arg("level"),
           py::arg("lower"), py::arg("failure"), py::arg("count"), py::arg("stream"),
           py::call_guard<py::gil_scoped_release>());
+    bind_noise<CudaNoise, std::uintptr_t>(m, py::arg("stream"));
+    m.def("add_votes", &add_votes, py::kw_only(), py::arg("logits"), py::arg("counts"), py::arg("n"), py::arg("count"),
+          py::arg("classes"), py::arg("dtype"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
     bind_plans(m);
     m.def("config", &config, "What was built, and whether a driver and a GPU are there.");
 }

@@ -21,7 +21,7 @@ inline NoiseNames noise_names(std::uintptr_t inputs, std::int64_t n, std::int64_
 }
 
 template <class T>
-T* pointer(std::uintptr_t address) {
+T* memory(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
@@ -38,8 +38,8 @@ void bind_noise(py::module_& m, const Names&... where) {
            std::uintptr_t out, const std::string& dtype, Where... place) {
             visit(dtype, [&](auto zero) {
                 using T = decltype(zero);
-                Runner::add_noise(AddNoise<T>{names, noise_law(law), pointer<const T>(x), pointer<const float>(scales),
-                                              scale, pointer<T>(out)},
+                Runner::add_noise(AddNoise<T>{names, noise_law(law), memory<const T>(x), memory<const float>(scales),
+                                              scale, memory<T>(out)},
                                   place...);
             });
         },
@@ -50,13 +50,13 @@ void bind_noise(py::module_& m, const Names&... where) {
         [](const NoiseNames& names, std::uintptr_t thresholds, std::int64_t steps, std::uintptr_t guide,
            std::int64_t guide_rows, int shift, std::uintptr_t positions, std::int32_t levels, std::uintptr_t out,
            const std::string& dtype, Where... place) {
-            const LatticeLaw law = {pointer<const std::int64_t>(thresholds), steps, pointer<const std::int32_t>(guide),
+            const LatticeLaw law = {memory<const std::int64_t>(thresholds), steps, memory<const std::int32_t>(guide),
                                     shift};
             check_lattice_law(law, guide_rows);
             visit(dtype, [&](auto zero) {
                 using T = decltype(zero);
-                Runner::add_lattice_noise(AddLatticeNoise<T>{names, law, pointer<const std::int32_t>(positions),
-                                                             static_cast<T>(levels), pointer<T>(out)},
+                Runner::add_lattice_noise(AddLatticeNoise<T>{names, law, memory<const std::int32_t>(positions),
+                                                             static_cast<T>(levels), memory<T>(out)},
                                           place...);
             });
         },
@@ -69,8 +69,8 @@ void bind_noise(py::module_& m, const Names&... where) {
            std::uintptr_t out, const std::string& dtype, Where... place) {
             visit(dtype, [&](auto zero) {
                 using T = decltype(zero);
-                Runner::keep_or_replace(KeepOrReplace<T>{names, pointer<const std::int32_t>(positions), threshold,
-                                                         levels, pointer<T>(out)},
+                Runner::keep_or_replace(KeepOrReplace<T>{names, memory<const std::int32_t>(positions), threshold,
+                                                         levels, memory<T>(out)},
                                         place...);
             });
         },
@@ -79,7 +79,7 @@ void bind_noise(py::module_& m, const Names&... where) {
     m.def(
         "random_words",
         [](const NoiseNames& names, std::uintptr_t out, Where... place) {
-            Runner::random_words(RandomWords{names, pointer<std::int64_t>(out)}, place...);
+            Runner::random_words(RandomWords{names, memory<std::int64_t>(out)}, place...);
         },
         py::kw_only(), py::arg("names"), py::arg("out"), where..., released);
 }

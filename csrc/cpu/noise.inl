@@ -2,8 +2,8 @@
 // which.
 //
 // Lanes are counters. The blocks of all rows in order are cut into groups; a group of counters gives four arrays of
-// words, a law makes numbers of them, word by word, and these are brought into the order of coordinates and added to the
-// piece of each row that the group covers.
+// words, a law makes numbers of them, word by word, and these are brought into the order of coordinates and added to
+// the piece of each row that the group covers.
 
 #include <stdint.h>
 
