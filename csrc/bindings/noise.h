@@ -29,7 +29,7 @@ T* memory(std::uintptr_t address) {
 template <class Runner, class... Where, class... Names>
 void bind_noise(py::module_& m, const Names&... where) {
     const auto released = py::call_guard<py::gil_scoped_release>();
-    py::class_<NoiseNames>(m, "NoiseNames")
+    py::class_<NoiseNames>(m, "NoiseNames", py::module_local())
         .def(py::init(&noise_names), py::kw_only(), py::arg("inputs"), py::arg("n"), py::arg("start"), py::arg("count"),
              py::arg("d"), py::arg("seed"), py::arg("purpose"));
     m.def(

@@ -39,6 +39,12 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno
 @functools.cache
 def host_module() -> Any:
     """The module with the classes of ``verifix._C_cuda``; skips the test where it cannot be built."""
+    return build([*(ROOT / "csrc" / name for name in SOURCES), Path(__file__).with_suffix(".cpp")])
+
+
+def build(sources: list[Path]) -> Any:
+    """A module of these files, named as the last of them; skips the test where it cannot be built."""
+    name = sources[-1].stem
     pybind11 = pytest.importorskip("pybind11")
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     if compiler is None:
@@ -53,12 +59,11 @@ def host_module() -> Any:
             subprocess.run([compiler, *flags, *include, "-c", str(source), "-o", target], check=True)
             return target
 
-        sources = [*(ROOT / "csrc" / name for name in SOURCES), Path(__file__).with_suffix(".cpp")]
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compile_one, sources))
-        library = Path(folder) / "cuda_on_host.so"
+        library = Path(folder) / f"{name}.so"
         subprocess.run([compiler, *flags, "-shared", *objects, "-o", str(library)], check=True)
-        specification = importlib.util.spec_from_file_location("cuda_on_host", library)
+        specification = importlib.util.spec_from_file_location(name, library)
         assert specification is not None
         assert specification.loader is not None
         module = importlib.util.module_from_spec(specification)

@@ -162,7 +162,7 @@ def add_noise(
 
 
 def quotient(positions: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """``positions / levels``, rounded once; by a plain number, torch would multiply with its inverse on CUDA devices."""
+    """``positions / levels``, rounded once; with a plain number torch multiplies by its inverse on CUDA."""
     return positions.to(dtype) / torch.full((), levels, dtype=dtype, device=positions.device)
 
 
