@@ -247,14 +247,14 @@ def _array(x: ArrayLike | Tensor) -> ArrayLike:
     return x.detach().cpu().numpy() if isinstance(x, Tensor) else x
 
 
-def checked_alpha(alpha: float) -> float:
-    """Alpha as a number in (0, 1).
+def checked_alpha(alpha: float, name: str = "alpha") -> float:
+    """Alpha, or another level, as a number in (0, 1).
 
     Raises:
         InvalidValue: it is not.
     """
     if not isinstance(alpha, int | float | np.floating) or not 0 < alpha < 1:
-        raise InvalidValue("alpha", alpha, "must be a number in (0, 1)")
+        raise InvalidValue(name, alpha, "must be a number in (0, 1)")
     return float(alpha)
 
 
