@@ -164,6 +164,14 @@ def test_radii_are_the_largest_that_the_regions_of_the_paper_allow(
     assert region_lead(noise, radius, *exact) > 0 >= region_lead(noise, radius + 1, *exact)
 
 
+def test_a_tie_is_not_certified() -> None:
+    """One change takes 3/4 to exactly 1/2 here."""
+    noise = KeepOrReplace(0.5, 2)
+    assert noise.changed(Fraction(3, 4), 1) == Fraction(1, 2)
+    above = float(np.nextafter(0.75, 1))
+    np.testing.assert_array_equal(noise.radius(probabilities((0.75, 0.25), (above, 1 - above))), [0, 1])
+
+
 def test_certainty_is_reported_up_to_a_limit() -> None:
     assert KeepOrReplace(0.5, 255).radius(probabilities((1.0, 0.0)))[0] == 256
 

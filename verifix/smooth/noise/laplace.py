@@ -82,9 +82,9 @@ def laplace_radius(probabilities: Probabilities, scale: float) -> NDArray[np.flo
     with np.errstate(divide="ignore", invalid="ignore"):
         # where p_A > 1/2 only the complement keeps its relative accuracy, and doubling is exact
         of_top = np.where(failure < 0.5, -np.log(2 * failure), np.log(2 * np.minimum(top, 0.5)))
-        of_other = np.log(2 * other)
+        of_other = np.log(2 * other)  # below 1/2 where there is a lead
         difference = of_top - of_other
         # each logarithm is trusted to 4 units in the last place, then differences and product to half a unit each
         doubt = (np.abs(of_top) + np.abs(of_other)) * 2.0**-49
         radius = np.where(difference == np.inf, np.inf, lowered(scale / 2 * (difference - doubt), 3))
-    return np.where((radius > 0) & (other < 0.5), radius, np.nan)
+    return np.where(radius > 0, radius, np.nan)
