@@ -157,7 +157,7 @@ class Splitting(Noise):
         words = random_words(inputs, words=2 * math.prod(x.shape[1:]), seed=self.offsets, purpose=0, start=0, count=1)
         offsets = _below(words.reshape(-1, 2), period).reshape(x.shape[1:])
         shape = (*cuts.shape, *(1,) * (x.dim() - 1))
-        cut = 2 * (cuts.reshape(shape) + offsets) + 1
+        cut = (2 * (cuts.reshape(shape) + offsets) + 1).to(torch.int32)
         twice = 2 * lattice_levels(x, levels)[:, None]
         above = -torch.div(cut - twice, 2 * period, rounding_mode="floor")
         upper = (2 * period * above + cut).clamp(max=2 * levels)
