@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from verifix.report import toy
+from verifix.report import biased_mnist, biased_spiral, toy
 
 NETWORKS = """
 from torch import nn
@@ -74,6 +74,57 @@ class TestToy:
             status, out, err = verifix(*what, "--out", ".")
             assert (status, out, err.count("\n")) == (2, "", 1)
             assert "out = .: holds results of certify, radius or detect: choose another folder" in err
+
+
+class TestBiased:
+    def test_spiral(self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        small = partial(biased_spiral.SpiralSettings, test=40, alphas=3, attacked=3, shown=(0.0, 10.0))
+        monkeypatch.setattr(biased_spiral, "SpiralSettings", small)
+        status, out, err = verifix("figures", "biased-spiral", "--out", "new/pictures", "--seed", 2)
+        assert (status, err.splitlines()) == (0, ["radii, l2: done", "radii, linf: done", "attack: done"])
+        assert "average radius" in out and "breaks 0 certificates" in " ".join(out.split())
+        settings = json.loads((place / "new/pictures/settings.json").read_text())["settings"]
+        assert (settings["seed"], settings["test"]) == (2, 40)
+        assert {path.name for path in (place / "new/pictures").iterdir()} == {
+            "settings.json", *(f"{name}.{suffix}" for name in ("regions", "radii") for suffix in ("png", "json")),
+        }  # fmt: skip
+
+    def test_one_digit(self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        small = partial(
+            biased_mnist.OneDigitSettings, epochs=1, test=12, alphas=(0.0, 1.0), sigmas=(0.0,), noises=2, steps=2,
+            radii=(0.5,), more_radii=(0.5,), linf_radii=(0.1,), attacked=2, adaptive_alphas=(0.0,), neighbours=1,
+            certified=2, certified_alphas=(1.0,),
+        )  # fmt: skip
+        monkeypatch.setattr(biased_mnist, "OneDigitSettings", small)
+        status, out, err = verifix("figures", "biased-mnist", "--data", "digits", "--out", "new/pictures")
+        assert status == 0 and "training: done" in err.splitlines()
+        assert "8 against the rest of digits" in out and "the attack breaks 0 of 2" in " ".join(out.split())
+        assert len(list((place / "new/pictures").iterdir())) == 7
+
+    def test_broken_certificates(
+        self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import numpy as np
+
+        one = np.zeros(1)
+        curves = (biased_spiral.SpiralCurves("l2", one, one, one, one, one),)
+        for broken in (0, 1):
+            result = biased_spiral.SpiralResult(one, curves, 1.0, broken, 0.5)
+            monkeypatch.setattr(biased_spiral, "draw_biased_spiral", lambda *_, found=result: (found, []))
+            assert verifix("figures", "biased-spiral", "--out", "pictures")[0] == broken
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ("digits:test", "data = digits:test: both splits are read: name none"),
+            ("mnist:nowhere", "nowhere"),
+            ("npz", "data = npz:train: use digits"),
+        ],
+    )
+    def test_nothing_is_written(self, verifix: Callable[..., Any], place: Path, data: str, message: str) -> None:
+        status, out, err = verifix("figures", "biased-mnist", "--data", data, "--out", "new/pictures")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert message in err and not (place / "new").exists()
 
 
 STAGES = ("standard training", "robust training", "linear programs", "cascade")
