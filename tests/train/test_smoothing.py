@@ -330,8 +330,8 @@ class TestModes:
         assert torch.equal(torch.get_rng_state(), state)
         with pytest.raises(RunInterrupted):
             train(self.model(), digits(), how, out=tmp_path / "a", progress=stop_after(3), checkpoint_seconds=0)
-        torch.rand(3)
         again = self.model()
+        torch.rand(3)
         resumed = train(again, digits(), how, out=tmp_path / "a", resume=True)
         assert same_weights(again, whole) and same_history(resumed.history, result.history)
         assert not same_weights(whole[2], self.model()[2])

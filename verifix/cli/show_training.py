@@ -56,7 +56,8 @@ def _plain_meter() -> Callable[[Progress], None]:
 
 
 def _state(progress: Progress) -> str:
-    return f"eps {progress.eps:.4g}, loss {progress.loss:.4g}"
+    eps = f"eps {progress.eps:.4g}, " if progress.eps else ""
+    return f"{eps}loss {progress.loss:.4g}"
 
 
 def show_training(result: Training, settings: TrainSettings, args: argparse.Namespace) -> None:

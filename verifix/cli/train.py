@@ -95,7 +95,7 @@ def _add_smoothing(group: argparse._ArgumentGroup) -> None:
         "--attack-warmup",
         type=options.number,
         metavar="N",
-        help="epochs in which the attack grows to its radius (default: 10, or a third of all if fewer)",
+        help="epochs in which the attack grows to its radius (default: a third of all, at most 10)",
     )
 
 

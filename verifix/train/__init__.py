@@ -6,7 +6,7 @@ from verifix.train.loop import Progress, Training, train
 from verifix.train.loss import robust_logits, robust_loss
 from verifix.train.objective import TrainingDiverged
 from verifix.train.settings import TrainSettings
-from verifix.train.validation import evaluate, hold_out
+from verifix.train.validation import evaluate, evaluate_under_noise, hold_out
 
 __all__ = [
     "CascadeTraining",
@@ -18,6 +18,7 @@ __all__ = [
     "Training",
     "TrainingDiverged",
     "evaluate",
+    "evaluate_under_noise",
     "hold_out",
     "robust_logits",
     "robust_loss",

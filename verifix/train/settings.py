@@ -54,7 +54,7 @@ class TrainSettings:
         adre_weight, probability_floor: lambda (0.1) of ``adre`` and ``adre-adv``, and what keeps their penalty above
             ``lambda log(floor)`` (1e-6).
         attack_eps: the l2 radius of the attack of ``adre-adv`` and ``smoothadv``, in units of the raw input; they need
-            it. It rises linearly from 0 over the first ``attack_warmup`` epochs (10, or a third of ``epochs``).
+            it. It rises linearly from 0 over the first ``attack_warmup`` epochs, by default a third, but at most 10.
         attack_steps, attack_step: how many steps the attack has (2), and how long each is at the full radius
             (``2 attack_eps / attack_steps``).
 
