@@ -163,7 +163,7 @@ def require_samples(n: int, alpha: float, rule: str, split: ArrayLike | None = N
     Raises:
         InvalidValue: n is too small; the message names the smallest that is not.
     """
-    checked_split(split, checked_alpha(alpha), rule, 0)
+    checked_split(split, checked_alpha(alpha), rule, None)
     splits = {None} if split is None else {float(x) for x in np.unique(np.asarray(split, dtype=np.float64))}
     least = min((smallest_n(alpha, rule, x) for x in splits), default=1)
     if n < least:
@@ -207,7 +207,7 @@ def predict_counts(counts: ArrayLike | Tensor, alpha: float, classes: int | None
 def other_counts(counts: Counts, top: Counts) -> Counts:
     """All columns but that of ``top``, (n, columns - 1)."""
     keep = np.arange(counts.shape[1])[None, :] != top[:, None]
-    return counts[keep].reshape(len(counts), -1)
+    return counts[keep].reshape(len(counts), counts.shape[1] - 1)
 
 
 def remaining(alpha: float, split: Array) -> Array:
@@ -269,8 +269,8 @@ def checked_rule(rule: str) -> str:
     return rule
 
 
-def checked_split(split: ArrayLike | None, alpha: float, rule: str, inputs: int) -> Array:
-    """What goes to the top class, (inputs,).
+def checked_split(split: ArrayLike | None, alpha: float, rule: str, inputs: int | None) -> Array:
+    """What goes to the top class, (inputs,); of any number of inputs where that is None.
 
     Raises:
         InvalidValue: outside of (0, alpha], of another shape, or given for a rule that has none.
@@ -278,10 +278,12 @@ def checked_split(split: ArrayLike | None, alpha: float, rule: str, inputs: int)
     if checked_rule(rule) != "t-certify":
         if split is not None:
             raise InvalidValue("split", split, f"{rule} has no split: leave it out, or take t-certify")
-        return np.full(inputs, alpha)
+        return np.full(inputs or 0, alpha)
     parts = np.asarray(alpha / 2 if split is None else split, dtype=np.float64)
     if not ((parts > 0) & (parts <= alpha)).all():
         raise InvalidValue("split", split, f"must be in (0, alpha], alpha = {alpha}")
-    if inputs and parts.shape not in ((), (inputs,)):
+    if inputs is None:
+        return parts
+    if parts.shape not in ((), (inputs,)):
         raise InvalidValue("split.shape", parts.shape, f"must be () or ({inputs},)")
-    return np.broadcast_to(parts, (inputs,)) if inputs else parts
+    return np.broadcast_to(parts, (inputs,))
