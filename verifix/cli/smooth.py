@@ -38,6 +38,18 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         default="t-certify",
         help="t-certify, certify or t-certify-paper, which is proven at a lower level (default: t-certify)",
     )
+    certify.add_argument(
+        "--radius",
+        type=options.number,
+        metavar="R",
+        help="draw samples, --n at most, only until this radius is certified or out of reach",
+    )
+    certify.add_argument(
+        "--relative-width",
+        type=options.number,
+        metavar="W",
+        help="draw samples, --n at most, only until the radius is at least 1 - W of what any number could certify",
+    )
     options.add_common(certify)
 
     predict = actions.add_parser("predict", help="classes by votes under noise", description=PREDICT)

@@ -24,7 +24,8 @@ def certify(args: argparse.Namespace) -> int:
     data = _load_data(args)
     noise = _make_noise(args, data)
     exact = isinstance(noise, Splitting) and noise.lattice is not None
-    question = None if exact else Question(args.n0, args.n, args.alpha, args.rule)
+    asked = (args.n0, args.n, args.alpha, args.rule, args.radius, args.relative_width)
+    question = None if exact else Question(*asked)
     model = options.load_network(args, data, device)
     with progress_meter("smooth", "certified correct") as progress:
         summary = smooth_run(model, data, noise, question, progress=progress, **_arguments(args, data))
@@ -110,12 +111,18 @@ def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
         else "in real arithmetic: not float sound, see --lattice"
     )
     accuracy = {
-        f"at radius {rounded_down(entry['radius'])}": f"{entry['accuracy']:.2%} (at least {entry['corrected']:.2%})"
+        f"at radius {rounded_down(entry['radius'])}": f"{entry['accuracy']:.2%}, {entry['corrected']:.2%} is proven"
         for entry in summary["certified_accuracy"]
     }
+    settings, answers = summary["settings"], {}
+    if "answers" in summary:
+        radius, width = settings["radius"], settings["relative_width"]
+        what = f"radius {rounded_down(radius)}" if radius is not None else f"relative width {width:g}"
+        answers[what] = ", ".join(f"{count} {answer}" for answer, count in summary["answers"].items())
     return {
         "certificates": f"{summary['norm']}, {within} the radius, {arithmetic}",
         "confidence": confidence,
+        **answers,
         **accuracy,
         "average radius": rounded_down(summary["average_certified_radius"]),
     }
@@ -133,7 +140,7 @@ def _show(summary: Mapping[str, Any], args: argparse.Namespace, data: Dataset, r
         "answers": ", ".join(f"{count} {name}" for name, count in outcomes.items()),
         "accuracy": f"{summary['clean_accuracy']:.2%}",
         **rows,
-        "samples": f"{summary['samples']}",
+        "samples": f"{summary['samples']} ({summary['samples'] / n:.0f} per input)",
         **(invalid if summary["invalid"] else {}),
         "seconds": f"{summary['seconds']:.1f} ({summary['seconds'] / n:.3f} per input)",
         "results": args.out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor
 from verifix.errors import InvalidType, InvalidValue
 from verifix.smooth.noise import Noise, Purpose, Splitting
 from verifix.smooth.probabilities import Probabilities
-from verifix.smooth.rules import bound_counts, predict_counts, proven_level, split_from_selection
+from verifix.smooth.rules import bound_counts, predict_counts, proven_level, require_samples, split_from_selection
 from verifix.smooth.sampling import Sampler
+from verifix.smooth.sequential import Answer, Enclosure, Radius, SequentialRule
 
 ABSTAIN = -1
 """In place of a class, where there is none."""
@@ -61,6 +63,8 @@ class Certificates:
         confidence: what ``rule`` is proven at: ``1 - alpha``, or less for "t-certify-paper".
         seed: names all samples, together with the numbers of the inputs.
         noise: the family and its parameters.
+        answers: ``(n,)`` of :class:`verifix.smooth.sequential.Answer`, where the question was one of a radius or of a
+            relative width; else None.
         total_variation: by how much every probability was moved, against the certificate: twice the distance of the
             noise that is drawn from that of the theorem, once for the samples here and once for those that the
             classifier would answer by elsewhere (docs/smoothing-runs.md).
@@ -77,6 +81,7 @@ class Certificates:
     confidence: float
     seed: int
     noise: Noise
+    answers: NDArray[np.int8] | None
     total_variation: float
 
     @property
@@ -102,16 +107,29 @@ class Certificates:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about every input: how many samples, at which level, by which rule.
+    """What is asked about every input: by how many samples, at which level and by which rule.
+
+    Args:
+        n0: samples that select the class.
+        n: samples that bound the probabilities: all of them, or where a radius or a relative width is asked for, at
+            most so many.
+        alpha: how likely a certificate may be wrong.
+        rule: "t-certify", "certify", or "t-certify-paper", which is proven at less than ``1 - alpha``.
+        radius: draw samples until this radius is certified, or known to be out of reach.
+        relative_width: draw samples until the certified radius is at least ``1 - relative_width`` of the largest that
+            any number of samples could certify.
 
     Raises:
-        InvalidType, InvalidValue: alpha is not between 0 and 1, n is too small to certify anything, an unknown rule.
+        InvalidType, InvalidValue: alpha is not between 0 and 1, n is too small to certify anything, an unknown rule,
+            both a radius and a relative width, or one out of range.
     """
 
     n0: int
     n: int
     alpha: float
     rule: str = "t-certify"
+    radius: float | None = None
+    relative_width: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n0", "n"):
@@ -120,8 +138,29 @@ class Question:
                 raise InvalidType(name, value, "a whole number")
             if value < 1:
                 raise InvalidValue(name, value, "must be at least 1")
-        everything = np.asarray([[self.n, 0, 0]])
-        bound_counts(everything, np.zeros(1, dtype=np.int64), self.alpha, self.rule)  # refuses what is wrong
+        proven_level(self.rule, self.alpha)  # refuses what is wrong with them
+        if self.radius is not None and self.relative_width is not None:
+            raise InvalidValue("relative_width", self.relative_width, "leave it out where a radius is asked for")
+        if self.radius is not None and not 0 < self.radius < math.inf:
+            raise InvalidValue("radius", self.radius, "must be finite and above 0")
+        if self.relative_width is not None and not 0 < self.relative_width < 1:
+            raise InvalidValue("relative_width", self.relative_width, "must be above 0 and below 1")
+        sequential = self.sequential
+        alpha = self.alpha if sequential is None else sequential.level(self.n)
+        require_samples(self.n, alpha, self.rule, alpha if self.rule == "t-certify" else None)
+
+    @property
+    def sequential(self) -> SequentialRule | None:
+        """The bounds that hold whenever one stops; None where all samples are drawn."""
+        if self.radius is None and self.relative_width is None:
+            return None
+        return SequentialRule(self.alpha, self.rule, limit=self.n)
+
+    def answer(self, found: Enclosure, radius: Radius) -> NDArray[np.int8]:
+        """What bounds say about the radius or the relative width that is asked for: an ``Answer`` for each input."""
+        if self.radius is not None:
+            return found.reaches(radius, self.radius)
+        return found.within(radius, self.relative_width or 0.0)
 
 
 class SmoothedClassifier(Sampler):
@@ -157,18 +196,26 @@ class SmoothedClassifier(Sampler):
         Raises:
             InvalidValue: alpha is not between 0 and 1, n is too small for any answer, the model gives only NaN.
         """
-        predict_counts(np.asarray([[n, 0, 0]]), alpha)  # refuses what is wrong before samples are drawn
+        predict_counts([[n, 0]], alpha)  # refuses what is wrong before samples are drawn
         counts = self._counts(x, Purpose.PREDICTION, n, inputs)
         self.require_valid(counts)
         return Predictions(self.answers(counts, alpha), counts, alpha, self.seed)
 
     def answers(self, counts: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:
         """What PREDICT makes of votes that were counted with ``Purpose.PREDICTION``: a class, or -1."""
-        predictions = predict_counts(counts, alpha)
-        return np.where(predictions == self.classes, ABSTAIN, predictions)
+        return predict_counts(counts, alpha, self.classes)
 
     def certify(
-        self, x: Tensor, *, n0: int, n: int, alpha: float, rule: str = "t-certify", inputs: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        n0: int,
+        n: int,
+        alpha: float,
+        rule: str = "t-certify",
+        radius: float | None = None,
+        relative_width: float | None = None,
+        inputs: Tensor | None = None,
     ) -> Certificates:
         """A class and a certified radius for each input, or abstention.
 
@@ -178,15 +225,15 @@ class SmoothedClassifier(Sampler):
 
         Args:
             x, inputs: as in :meth:`votes`.
-            n0, n: samples for each input.
-            alpha: how likely a certificate may be wrong.
-            rule: "t-certify", "certify", or "t-certify-paper", which is proven at less than ``1 - alpha``.
+            n0, n, alpha, rule, radius, relative_width: see :class:`Question`. With a radius or a relative width samples
+                are drawn only until that is decided, by bounds that hold at all times together with the same
+                probability (:mod:`verifix.smooth.sequential`).
 
         Raises:
             InvalidValue: alpha is not between 0 and 1, n is too small to certify anything, an unknown rule, inputs off
                 the lattice of the noise, the model gives only NaN.
         """
-        found = self.answer(x, Question(n0, n, alpha, rule), inputs)
+        found = self.answer(x, Question(n0, n, alpha, rule, radius, relative_width), inputs)
         self.require_valid(found.counts + found.selection)
         return found
 
@@ -214,14 +261,32 @@ class SmoothedClassifier(Sampler):
         counts = np.zeros_like(selection)
         top, failure, other = np.zeros(len(x)), np.ones(len(x)), np.ones(len(x))
         radius = np.full(len(x), np.nan)
+        rule = question.sequential
+        answers = None if rule is None else np.full(len(x), Answer.NO, dtype=np.int8)
         total_variation = 2 * self.noise.total_variation(x[:1].numel())
-        if len(rows):
-            index = torch.from_numpy(rows).to(x.device)
-            names = torch.arange(len(x), device=x.device) if inputs is None else inputs
-            counts[rows] = self._counts(x[index], Purpose.ESTIMATION, question.n, names[index])
-            found = self._bound(counts[rows], selection[rows], candidates[rows], question).shifted(total_variation)
-            top[rows], failure[rows], other[rows] = found.top, found.failure, found.other
-            radius[rows] = self.noise.radius(found)
+        names = torch.arange(len(x), device=x.device) if inputs is None else inputs
+
+        def radius_of(bounds: Probabilities) -> NDArray[np.float64]:
+            return self.noise.radius(bounds.shifted(total_variation))
+
+        def estimate(index: NDArray[np.int64]) -> Probabilities:
+            at, own = torch.from_numpy(index).to(x.device), candidates[index]
+            split = None
+            if question.rule == "t-certify":
+                split = split_from_selection(selection[index], own, question.alpha)
+            if rule is None or answers is None:
+                counts[index] = self._counts(x[at], Purpose.ESTIMATION, question.n, names[at])
+                return bound_counts(counts[index], own, question.alpha, question.rule, split)
+            found, counts[index], answers[index] = self._until_decided(
+                x[at], names[at], own, split, question, rule, radius_of
+            )
+            return found
+
+        for index in [rows] if answers is None else rows[:, None]:
+            if len(index):
+                found = estimate(index).shifted(total_variation)
+                top[index], failure[index], other[index] = found.top, found.failure, found.other
+                radius[index] = self.noise.radius(found)
         return Certificates(
             predictions=np.where(np.isnan(radius), ABSTAIN, candidates),
             candidates=candidates,
@@ -234,8 +299,31 @@ class SmoothedClassifier(Sampler):
             confidence=proven_level(question.rule, question.alpha),
             seed=self.seed,
             noise=self.noise,
+            answers=answers,
             total_variation=total_variation,
         )
+
+    def _until_decided(
+        self,
+        x: Tensor,
+        names: Tensor,
+        candidates: NDArray[np.int64],
+        split: NDArray[np.float64] | None,
+        question: Question,
+        rule: SequentialRule,
+        radius: Radius,
+    ) -> tuple[Probabilities, NDArray[np.int64], int]:
+        """Bounds, counts and answer for one input, from as few samples as its question needs."""
+        counts = np.zeros((1, self.classes + 1), dtype=np.int64)
+        before: Enclosure | None = None
+        while True:
+            drawn = int(counts.sum())
+            counts += self._counts(x, Purpose.ESTIMATION, rule.next_block(drawn), names, start=drawn)
+            found = rule.enclose(counts, candidates, split, before)
+            answer = int(question.answer(found, radius)[0])
+            if answer != Answer.OPEN or rule.next_block(int(counts.sum())) == 0:
+                return found.guaranteed, counts, answer
+            before = found
 
     def require_valid(self, counts: NDArray[np.int64]) -> None:
         """Refuse a model whose every sample was invalid.
@@ -246,20 +334,10 @@ class SmoothedClassifier(Sampler):
         if counts.sum() > 0 and counts[:, -1].sum() == counts.sum():
             raise InvalidValue("model", type(self.model).__name__, f"gives NaN on all {counts.sum()} noisy inputs")
 
-    def _bound(
-        self,
-        counts: NDArray[np.int64],
-        selection: NDArray[np.int64],
-        candidates: NDArray[np.int64],
-        question: Question,
-    ) -> Probabilities:
-        split = None
-        if question.rule == "t-certify":
-            split = split_from_selection(selection, candidates, question.alpha)
-        return bound_counts(counts, candidates, question.alpha, question.rule, split)
-
-    def _counts(self, x: Tensor, purpose: Purpose, count: int, inputs: Tensor | None) -> NDArray[np.int64]:
-        return np.asarray(self.votes(x, purpose, count=count, inputs=inputs).cpu().numpy())
+    def _counts(
+        self, x: Tensor, purpose: Purpose, count: int, inputs: Tensor | None, start: int = 0
+    ) -> NDArray[np.int64]:
+        return np.asarray(self.votes(x, purpose, count=count, start=start, inputs=inputs).cpu().numpy())
 
     def _exact(self, x: Tensor) -> Certificates:
         counts = np.asarray(self.votes_of_all(x).cpu().numpy())
@@ -284,6 +362,7 @@ class SmoothedClassifier(Sampler):
             confidence=1.0,
             seed=self.seed,
             noise=self.noise,
+            answers=None,
             total_variation=0.0,
         )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,16 +18,17 @@ from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.kernels.lattice import check_lattice
 from verifix.models import fingerprint, probe
-from verifix.smooth.accuracy import wrong_at_most
+from verifix.smooth.accuracy import certified_accuracy
 from verifix.smooth.certify import ABSTAIN, EXACT, Certificates, Question, SmoothedClassifier
 from verifix.smooth.log import LogRow
 from verifix.smooth.noise import Noise, Purpose, Samples, noise_from_json
 from verifix.smooth.radii import round_radii
 from verifix.smooth.rules import predict_counts, proven_level
 from verifix.smooth.sampling import TILE, at_test_time
+from verifix.smooth.sequential import Answer
 
-CONFIDENCE = 0.95
-"""With which the corrected accuracy of a whole data set holds."""
+GAMMA = 0.001
+"""How likely the corrected accuracy of a whole data set may be too high."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class PredictRecord(Decision):
 class SmoothRecord(PredictRecord):
     """What CERTIFY or T-CERTIFY says of one input; ``counts`` are those of the estimation.
 
-    ``radius`` is None where it abstains. ``top``, ``failure`` and ``other`` bound the probabilities that it was
+    ``radius`` is None where it abstains. ``answer`` is yes, no or open where the question was one of a radius or of a
+    relative width, else None. ``top``, ``failure`` and ``other`` bound the probabilities that it was
     computed from; ``candidate`` is the class that was selected, -1 where none was, by the votes ``selection``.
     """
 
@@ -58,6 +60,7 @@ class SmoothRecord(PredictRecord):
     failure: float
     other: float
     selection: list[int]
+    answer: str | None
 
 
 def smooth_run(
@@ -135,7 +138,7 @@ def predict_run(
 ) -> dict[str, Any]:
     """Answer inputs of ``data`` by PREDICT, ``n`` samples each, at level ``alpha``; the rest is that of
     :func:`smooth_run`, and lines are :class:`PredictRecord`."""
-    predict_counts(np.asarray([[n, 0, 0]]), alpha)  # refuses what is wrong with them
+    predict_counts([[n, 0]], alpha)  # refuses what is wrong with them
     job = _Job.make(model, data, noise, seed, skip, batch, dict(settings or {}))
     job.require_valid(min(n, TILE))
     resolved = job.settings | {"question": "predict", "n": n, "alpha": alpha}
@@ -232,6 +235,7 @@ def _record(found: Certificates, row: int, index: int, number: int, label: int) 
         failure=float(bounds.failure[row]),
         other=float(bounds.other[row]),
         selection=found.selection[row].tolist(),
+        answer=None if found.answers is None else Answer(found.answers[row]).name.lower(),
     )
 
 
@@ -251,8 +255,9 @@ def summarise_smoothing(records: list[SmoothRecord], seconds: float, settings: M
 
     ``certified_accuracy`` is, at each radius, the fraction of inputs whose certified class is the label, with at least
     that radius; ``corrected`` is a lower bound on the same with certificates that fail taken away, which holds with
-    probability ``CONFIDENCE`` over the samples of all inputs (:mod:`verifix.smooth.accuracy`). ``confidence`` is that
-    of each certificate, ``confidence_of_all`` that of all together.
+    probability ``1 - GAMMA`` over the samples of all inputs (:mod:`verifix.smooth.accuracy`). ``confidence`` is that of
+    each certificate, ``confidence_of_all`` that of all together. ``answers`` counts those of a question about a radius
+    or a relative width.
     """
     noise = noise_from_json(settings["noise"])
     exact = settings["rule"] == EXACT
@@ -260,8 +265,9 @@ def summarise_smoothing(records: list[SmoothRecord], seconds: float, settings: M
     right = [record.radius for record in records if record.prediction == record.label and record.radius is not None]
     return {
         **_summary(records, seconds, settings),
-        "certified_accuracy": _accuracies(right, len(records), 0.0 if exact else 1 - confidence, noise.norm == "l0"),
+        "certified_accuracy": _accuracies(records, 0.0 if exact else 1 - confidence, noise.norm == "l0"),
         "average_certified_radius": math.fsum(right) / len(records),
+        **({"answers": _answers(records)} if records[0].answer is not None else {}),
         "rule": settings["rule"],
         "alpha": 0.0 if exact else settings["alpha"],
         "confidence": confidence,
@@ -272,13 +278,26 @@ def summarise_smoothing(records: list[SmoothRecord], seconds: float, settings: M
     }
 
 
-def _accuracies(right: Sequence[float], n: int, alpha: float, whole: bool) -> list[dict[str, float]]:
-    radii = round_radii(max(right, default=0.0), whole=whole)
-    counts = [sum(radius >= least for radius in right) for least in radii]
-    lost = wrong_at_most(n, alpha, 1 - CONFIDENCE)
+def _answers(records: Sequence[SmoothRecord]) -> dict[str, int]:
+    counts = Counter(record.answer for record in records)
+    return {answer: counts[answer] for answer in ("yes", "no", "open")}
+
+
+def _accuracies(records: Sequence[SmoothRecord], alpha: float, whole: bool) -> list[dict[str, float]]:
+    radii = [math.nan if record.radius is None else record.radius for record in records]
+    right = [radius for radius, record in zip(radii, records, strict=True) if record.prediction == record.label]
+    found = certified_accuracy(
+        radii,
+        [record.prediction for record in records],
+        [record.label for record in records],
+        round_radii(max(right, default=0.0), whole=whole),
+        alpha or GAMMA,
+        GAMMA,
+    )
+    corrected = found.proven if alpha else found.accuracy  # without chance, no certificate is in doubt
     return [
-        {"radius": radius, "accuracy": count / n, "corrected": max(0, count - lost) / n}
-        for radius, count in zip(radii, counts, strict=True)
+        {"radius": float(radius), "accuracy": float(accuracy), "corrected": float(least)}
+        for radius, accuracy, least in zip(found.radii, found.accuracy, corrected, strict=True)
     ]
 
 
