@@ -21,7 +21,7 @@ GUIDE_BITS = (4, 12)  # buckets per octave, fewest and most, as powers of two
 AMBIGUOUS = 2.0**-12  # how often, at most, if the bits above allow it, a draw must search
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LatticeTable:
     """The law of ``rint(levels * scale * Z)`` as thresholds for 64 random bits; made by :func:`lattice_table`.
 
@@ -42,7 +42,7 @@ class LatticeTable:
     guide: Tensor
     guide_shift: int
     total_variation: float
-    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def steps(self) -> int:
