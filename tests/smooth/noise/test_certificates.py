@@ -20,6 +20,7 @@ from verifix.smooth.noise import (
     Noise,
     Splitting,
     Uniform,
+    UniformBall,
 )
 
 
@@ -66,6 +67,7 @@ CASES = [
         0.5 / float((FACTOR.T @ torch.tensor([1.0, -1.0])).norm()),
         0.9,
     ),
+    Case(UniformBall(1.0, 2), [0.6, 0.8], 0.0, torch.tensor([[0.3, 0.4]]), 0.5, 0.75),
     Case(Laplace(0.3), [0.0, 1.0], 0.0, torch.tensor([[0.0, 0.5]]), 0.5, 0.9),
     Case(Laplace(0.3, 20), [0.0, 1.0], 0.475, torch.tensor([[0.0, 0.95]]), 0.5, 0.85),
     Case(Uniform(1.0), [0.0, 1.0], 0.0, torch.tensor([[0.0, 0.5]]), 0.5, 0.9),

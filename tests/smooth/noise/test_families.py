@@ -26,6 +26,7 @@ from verifix.smooth.noise import (
     Samples,
     Splitting,
     Uniform,
+    UniformBall,
     make_noise,
     noise_from_json,
 )
@@ -35,6 +36,7 @@ NOISES = [
     Gaussian(0.5, lattice=255),
     AnisotropicGaussian(scales=torch.rand(3, 4) + 0.1),
     AnisotropicGaussian(factor=torch.linalg.cholesky(torch.eye(24) + 0.3)),
+    UniformBall(3.0, 24),
     Laplace(0.5),
     Laplace(0.5, lattice=255),
     Uniform(0.5),

@@ -12,6 +12,7 @@ from verifix.smooth.noise.laplace import Laplace
 from verifix.smooth.noise.registry import FAMILIES, make_noise, noise_from_json
 from verifix.smooth.noise.splitting import Splitting
 from verifix.smooth.noise.uniform import Uniform
+from verifix.smooth.noise.uniform_ball import UniformBall
 
 __all__ = [
     "FAMILIES",
@@ -26,6 +27,7 @@ __all__ = [
     "Samples",
     "Splitting",
     "Uniform",
+    "UniformBall",
     "make_noise",
     "noise_from_json",
 ]

@@ -15,10 +15,21 @@ from verifix.smooth.noise.keep_or_replace import KeepOrReplace
 from verifix.smooth.noise.laplace import Laplace
 from verifix.smooth.noise.splitting import Splitting
 from verifix.smooth.noise.uniform import Uniform
+from verifix.smooth.noise.uniform_ball import UniformBall
 
 FAMILIES: dict[str, type[Noise]] = {
     family.name: family
-    for family in (Gaussian, AnisotropicGaussian, Laplace, Uniform, Splitting, KeepOrReplace, Ablation, Flow)
+    for family in (
+        Gaussian,
+        AnisotropicGaussian,
+        UniformBall,
+        Laplace,
+        Uniform,
+        Splitting,
+        KeepOrReplace,
+        Ablation,
+        Flow,
+    )
 }
 
 
