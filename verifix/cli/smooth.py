@@ -77,12 +77,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--noise",
         default="gaussian",
         metavar="NAME",
-        help="gaussian (l2), laplace, uniform or splitting (l1), keep-or-replace or ablation (l0), flow (wasserstein) "
-        "(default: gaussian)",
+        help="gaussian or uniform-ball (l2), laplace, uniform or splitting (l1), keep-or-replace or ablation (l0), "
+        "flow (wasserstein) (default: gaussian)",
     )
     noise.add_argument("--sigma", type=options.number, metavar="S", help="of gaussian: standard deviation")
     noise.add_argument(
-        "--scale", type=options.number, metavar="S", help="of laplace, uniform, splitting and flow: in input units"
+        "--scale",
+        type=options.number,
+        metavar="S",
+        help="of the others but keep-or-replace and ablation: in input units",
     )
     noise.add_argument(
         "--lattice",
@@ -98,6 +101,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     noise.add_argument("--null", metavar="V", help="of ablation: what hides a coordinate, a number or channel")
     noise.add_argument("--ground", metavar="NORM", help="of flow: the ground metric, l1 or l2")
+    noise.add_argument("--mass", type=options.number, metavar="M", help="of flow: what images sum to (default: 1)")
     parser.add_argument(
         "--n", type=options.positive, default=100_000, metavar="N", help="samples for each input (default: 100000)"
     )

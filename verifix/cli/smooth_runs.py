@@ -15,7 +15,7 @@ from verifix.smooth.noise import Noise, Splitting, make_noise
 from verifix.smooth.run import predict_run, smooth_run
 from verifix.text import rounded_down
 
-_PARAMETERS = ("sigma", "scale", "lattice", "keep", "null", "ground")
+_PARAMETERS = ("sigma", "scale", "lattice", "keep", "null", "ground", "mass")
 
 
 def certify(args: argparse.Namespace) -> int:
@@ -60,8 +60,9 @@ def _make_noise(args: argparse.Namespace, data: Dataset) -> Noise:
     given: dict[str, Any] = {name: getattr(args, name) for name in _PARAMETERS if getattr(args, name) is not None}
     if args.noise == "keep-or-replace" and "lattice" in given:
         given["levels"] = given.pop("lattice")
-    if args.noise == "ablation":
+    if args.noise in ("ablation", "uniform-ball"):
         given["coordinates"] = data.images[:1].numel()
+    if args.noise == "ablation":
         if "keep" in given:
             given["keep"] = _whole("keep", given["keep"])
         if "null" in given and given["null"] != "channel":
