@@ -37,8 +37,8 @@ def gaussian_radius(probabilities: Probabilities, sigma: float) -> Array:
     array([0.5475])
     """
     sigma = checked_sigma(sigma)
-    total = quantile_below(probabilities.failure) + quantile_below(probabilities.other)
     with np.errstate(invalid="ignore"):
+        total = quantile_below(probabilities.failure) + quantile_below(probabilities.other)
         radius = (sigma / 2 * total) * (1 - 2.0**-51)
         return np.where(radius > 0, radius, np.nan)
 

@@ -219,6 +219,20 @@ def check_rounding(radius: float, exact: mpmath.mpf) -> None:
         assert radius == exact or radius >= exact * (1 - mpmath.mpf(2) ** -46) - 1e-13
 
 
+@given(failure=tails)
+@settings(max_examples=300)
+def test_gaussian_radii_are_rounded_down(failure: float) -> None:
+    """For two classes: the normal tail beyond the radius is at least the failure, and not by much."""
+    radius = float(Gaussian(1.0).radius(complements((failure, failure)))[0])
+    if np.isnan(radius):
+        assert failure > 0.5 - 1e-13
+        return
+    with mpmath.workdps(50):
+        assert mpmath.erfc(mpmath.mpf(radius) / mpmath.sqrt(2)) / 2 >= failure
+        larger = mpmath.mpf(radius) * (1 + mpmath.mpf(2) ** -46) + mpmath.mpf(10) ** -300
+        assert mpmath.erfc(larger / mpmath.sqrt(2)) / 2 < failure
+
+
 def test_gaussian_linf_is_rounded_down() -> None:
     bounds = probabilities((0.99, 0.004), (0.6, 0.2), (0.3, 0.1))
     l2 = Gaussian(0.5).radius(bounds)
