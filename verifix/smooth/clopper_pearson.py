@@ -17,10 +17,10 @@ def clopper_pearson_lower(k: ArrayLike, n: ArrayLike, alpha: ArrayLike) -> Array
     """A lower bound on p from ``k`` ~ Bin(``n``, p), above p with probability at most ``alpha``.
 
     It is the p with ``P(Bin(n, p) >= k) = alpha``, rounded down, within 1e-12 relative (0 where p is below 1e-307); 0
-    for k = 0, and ``alpha ** (1 / n)`` for k = n. The level is one-sided: the two-sided interval at level 2 alpha has this lower end.
-    Source: Clopper and Pearson 1934; equation 14 of Feng et al., Regularized Training and Tight Certification for
-    Randomized Smoothed Classifier with Provable Robustness. How it is computed, and what rounding may do:
-    docs/smoothing.md.
+    for k = 0, and ``alpha ** (1 / n)`` for k = n. The level is one-sided: the two-sided interval at level 2 alpha has
+    this lower end. Source: Clopper and Pearson 1934; equation 14 of Feng et al., Regularized Training and Tight
+    Certification for Randomized Smoothed Classifier with Provable Robustness. How it is computed, and what rounding may
+    do: docs/smoothing.md.
 
     Args:
         k, n: whole numbers, 0 <= k <= n, 1 <= n <= 2^40; arrays are broadcast.

@@ -163,12 +163,14 @@ def require_samples(n: int, alpha: float, rule: str, split: ArrayLike | None = N
     Raises:
         InvalidValue: n is too small; the message names the smallest that is not.
     """
-    checked_split(split, checked_alpha(alpha), rule, None)
-    splits = {None} if split is None else {float(x) for x in np.unique(np.asarray(split, dtype=np.float64))}
-    least = min((smallest_n(alpha, rule, x) for x in splits), default=1)
-    if n < least:
-        remedy = f"is too small to certify anything with {rule} at alpha = {alpha}: take at least {least} samples"
-        raise InvalidValue("n", n, remedy)
+    parts = np.unique(checked_split(split, checked_alpha(alpha), rule, None)) if split is not None else None
+    rows = 1 if parts is None else len(parts)
+    best = bound_counts([[n, 0]] * rows, [0] * rows, alpha, rule, parts)
+    if (gaussian_radius(best, 1.0) > 0).any():
+        return
+    least = min(smallest_n(alpha, rule, part) for part in ([None] if parts is None else parts.tolist()))
+    remedy = f"is too small to certify anything with {rule} at alpha = {alpha}: take at least {least} samples"
+    raise InvalidValue("n", n, remedy)
 
 
 def predict_counts(counts: ArrayLike | Tensor, alpha: float, classes: int | None = None) -> NDArray[np.int64]:
