@@ -10,6 +10,7 @@ from torch import Tensor
 from verifix.attack.pgd import pgd, random_point
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, LpBall
+from verifix.sets.base import check_points
 from verifix.smooth.biased import BiasedDifferentiable, BiasedLinear, BiasedLogits, NearestNeighbour
 
 Biased = BiasedLinear | BiasedDifferentiable | BiasedLogits
@@ -81,9 +82,9 @@ def attack_biased(
     if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 0:
         raise InvalidValue("neighbours", neighbours, "must be a whole number of at least 0")
     model = _Scores(classifier)
-    exact = x.detach().double()
+    exact = check_points("x", x).detach().double()
     sets = inputs.around(exact)
-    labels = model(exact).detach().argmax(1) if y is None else model.places(y, len(x))
+    labels = model.classes(exact) if y is None else model.places(y, len(x))
     if restarts < 1:
         raise InvalidValue("restarts", restarts, "must be at least 1")
     generator = torch.Generator().manual_seed(seed)
@@ -98,7 +99,7 @@ def attack_biased(
     margins = torch.stack([_margins(model(points).detach(), labels) for points in found])
     margins = torch.where(torch.stack([sets.contains(points) for points in found]), margins, torch.inf)
     best = torch.stack(found)[margins.argmin(0), torch.arange(len(x), device=x.device)]
-    answers = model(best).detach().argmax(1)
+    answers = model.classes(best)
     return BiasedAttack((answers != labels) & sets.contains(best), best, model.answers(answers))
 
 
@@ -117,6 +118,13 @@ class _Scores:
             return self.classifier.logits(x, bias)
         decision = self.classifier.decision(x, bias)
         return torch.stack([torch.zeros_like(decision), decision], 1)
+
+    @torch.no_grad()
+    def classes(self, x: Tensor) -> Tensor:
+        """What the smoothed classifier says, as columns of the logits; a decision of exactly zero is positive."""
+        if isinstance(self.classifier, BiasedLogits):
+            return self.classifier.logits(x).argmax(1)
+        return (self.classifier.predict(x) > 0).long()
 
     def _bias(self, x: Tensor) -> Tensor:
         """The labels of the oracle as numbers ``(n,)`` or ``(n, classes)``, exact, with gradients of a soft vote."""

@@ -64,6 +64,8 @@ def _bisect(candidate: Callable[[Tensor], Tensor], excess: Callable[[Tensor], Te
         high = torch.where(too_small, 4 * high, high)
     for _ in range(100):
         middle = low + (high - low) / 2
+        if bool((inside | (middle <= low) | (middle >= high)).all()):  # nothing changes any more
+            break
         over = excess(candidate(axes(middle))) > 0
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
     return candidate(axes(torch.where(inside, torch.zeros_like(high), high)))

@@ -56,7 +56,7 @@ def answers_on(biased: BiasedLogits, x: Tensor, eps: Tensor, norm: Norm) -> Tens
 def test_certificates_hold(norm: Norm, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     verified = beyond = 0
-    for _ in range(25):
+    for _ in range(14):
         biased, x = plane_problem(generator, dtype)
         y = biased.predict(x)
         eps = 0.4 * torch.rand(12, generator=generator, dtype=torch.float64)
@@ -67,7 +67,7 @@ def test_certificates_hold(norm: Norm, dtype: torch.dtype) -> None:
         assert (found.verdicts != "falsified").all()
         verified += int(certain.sum())
         beyond += int((certain & (eps > found.neighbour)).sum())
-    assert verified > 100 and beyond > 3  # the latter whatever the oracle says
+    assert verified > 60 and beyond > 2  # the latter whatever the oracle says
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -75,7 +75,7 @@ def test_radii_hold(norm: Norm) -> None:
     """And ``certify`` says verified at exactly the radius, and nothing at ``uncertified``."""
     generator = torch.Generator().manual_seed(1)
     positive = at_neighbour = 0
-    for _ in range(10):
+    for _ in range(6):
         biased, x = plane_problem(generator)
         found = biased.radius(x, norm=norm, max_eps=5.0, tolerance=1e-4)
         assert torch.equal(found.predictions, biased.predict(x))
@@ -91,7 +91,7 @@ def test_radii_hold(norm: Norm) -> None:
         neighbour = biased.oracle.neighbours(x, norm).radii
         positive += int((found.radii > 0).sum())
         at_neighbour += int(((found.radii - neighbour).abs() <= 1e-4 * neighbour).sum())
-    assert positive > 80 and at_neighbour > 10
+    assert positive > 50 and at_neighbour > 5
 
 
 def test_radii_grow_with_the_bias() -> None:
