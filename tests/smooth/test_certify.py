@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 from torch import Tensor, nn
+from verifix.smooth.sequential import Answer
 
 from tests.certify.examples import linear
 from verifix.errors import InvalidType, InvalidValue
@@ -271,3 +272,68 @@ class TestErrors:
         with pytest.raises(InvalidValue):
             SmoothedClassifier(AXIS, recorded, classes=2).certify(points(1), n0=10, n=5, alpha=0.001)
         assert not recorded.asked
+
+
+class TestStoppingEarly:
+    def ask(self, x: Tensor, **question: Any) -> Any:
+        return SmoothedClassifier(AXIS, Gaussian(0.5), classes=2).certify(
+            x, **{"n0": 50, "n": 20_000, "alpha": 0.01, **question}
+        )
+
+    def test_a_radius(self) -> None:
+        x = torch.tensor([[1.0, 1.0], [0.3, 0.2], [0.0, 0.0], [0.312, 0.2]])  # at 1.45, 0.39, 0.05 and 0.3972
+        found = self.ask(x, radius=0.4)
+        assert found.answers.tolist()[:3] == [Answer.YES, Answer.OPEN, Answer.NO]
+        assert found.radius[0] >= 0.4
+        assert found.samples[0] < 200
+        assert found.samples[2] < 2000
+        assert (found.samples <= 20_000).all()
+        certified = ~np.isnan(found.radius)
+        assert (found.radius[certified] <= distance(x)[certified]).all()
+        assert ((found.answers == Answer.YES) == (np.nan_to_num(found.radius) >= 0.4)).all()
+
+    def test_a_relative_width(self) -> None:
+        x = torch.tensor([[0.3, 0.2], [1.0, 1.0]])
+        wide, narrow = (self.ask(x, relative_width=width) for width in (0.5, 0.2))
+        assert wide.answers[0] == narrow.answers[0] == Answer.YES
+        assert (wide.samples <= narrow.samples).all()
+        assert wide.samples[0] < narrow.samples[0] < 20_000
+        assert (1 - 0.2) * distance(x)[0] <= narrow.radius[0] <= distance(x)[0]
+        assert (1 - 0.5) * distance(x)[0] <= wide.radius[0] <= distance(x)[0]
+
+    @pytest.mark.parametrize("rule", ["certify", "t-certify"])
+    def test_certificates_fail_as_rarely_as_they_say(self, rule: str) -> None:
+        x = points(600, 7)
+        found = SmoothedClassifier(AXIS, Gaussian(0.25), classes=2).certify(
+            x, n0=20, n=600, alpha=0.1, rule=rule, radius=0.1
+        )
+        certified = ~np.isnan(found.radius)
+        wrong = certified & ((found.predictions != AXIS(x).argmax(1).numpy()) | (found.radius > distance(x)))
+        assert certified.mean() > 0.5
+        assert wrong.sum() <= binom.ppf(1 - 1e-6, len(x), 0.1)
+        assert found.samples.mean() < 300
+
+    def test_samples_are_those_of_the_fixed_number(self) -> None:
+        """Stopping early looks at the first samples of the same names, each once."""
+        x = torch.tensor([[0.3, 0.2]])
+        early = self.ask(x, radius=0.2)
+        n = int(early.samples[0])
+        fixed = SmoothedClassifier(AXIS, Gaussian(0.5), classes=2).certify(x, n0=50, n=n, alpha=0.01)
+        assert early.counts.tolist() == fixed.counts.tolist()
+        assert early.selection.tolist() == fixed.selection.tolist()
+
+    @pytest.mark.parametrize(
+        ("question", "message"),
+        [
+            ({"radius": 0.0}, "radius = 0.0: must be finite and above 0"),
+            ({"radius": float("nan")}, "radius = nan"),
+            ({"relative_width": 1.0}, "relative_width = 1.0: must be above 0 and below 1"),
+            ({"radius": 1.0, "relative_width": 0.5}, "leave it out where a radius is asked for"),
+            ({"radius": 1.0, "rule": "t-certify-paper"}, "take certify or t-certify"),
+            ({"radius": 1.0, "n": 9}, "n = 9: is too small"),
+        ],
+    )
+    def test_bad_questions(self, question: dict[str, Any], message: str) -> None:
+        with pytest.raises(InvalidValue) as caught:
+            Question(**{"n0": 10, "n": 1000, "alpha": 0.001, **question})
+        assert message in str(caught.value)

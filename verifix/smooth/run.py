@@ -103,8 +103,7 @@ def smooth_run(
     """
     job = _Job.make(model, data, noise, seed, skip, batch, dict(settings or {}))
     resolved = job.settings | {"question": "certify", **_json_of(question)}
-    if question is not None:
-        job.require_valid(question.n0)
+    job.require_valid(None if question is None else question.n0)
 
     def decide(part: slice) -> list[SmoothRecord]:
         x, numbers, labels = job.select(part)
@@ -207,10 +206,13 @@ class _Job:
         numbers = torch.arange(part.start * self.skip, part.stop * self.skip, self.skip, device=self.device)
         return self.data.images[part].to(self.device), numbers, self.data.labels[part].tolist()
 
-    def require_valid(self, count: int) -> None:
-        """Refuse a network that gives only NaN on noisy copies of the first input."""
+    def require_valid(self, count: int | None) -> None:
+        """Refuse a network that gives only NaN on so many noisy copies of the first input, or on all that there are."""
         x, numbers, _ = self.select(slice(0, 1))
-        votes = self.classifier.votes(x, Purpose.SELECTION, count=count, inputs=numbers)
+        if count is None:
+            votes = self.classifier.votes_of_all(x)
+        else:
+            votes = self.classifier.votes(x, Purpose.SELECTION, count=count, inputs=numbers)
         self.classifier.require_valid(votes.cpu().numpy())
 
     def environment(self) -> dict[str, Any]:
