@@ -14,7 +14,7 @@ Written by `make bench`; do not edit. Sides of a case take turns within one run;
 rounds in which other programs took the smallest share of the processors (column *others*). Read ratios, not
 milliseconds: where that share is not near zero, its noise is in every number. `README.md` explains the columns.
 """
-_NOTED = {"largest_over_smallest", "peer", "exponent"}
+_NOTED = {"largest_over_smallest", "peer", "exponent", "samples"}
 COLUMNS = (
     "case", "method", "inputs", "threads", "side", "ms per input (IQR)", "ratio", "of minima", "error", "lowered by",
     "share of matrix rate", "peak growth, MB", "others",
@@ -70,6 +70,13 @@ def _note(case: dict[str, Any]) -> str:
         return (
             f"{case['name']}: time grows as the number of hidden units to the power of {case['exponent']:.2f}; "
             f"microseconds per unit and input: {costs}."
+        )
+    if "samples" in case:
+        found = case["samples"]
+        answers = ", ".join(f"{count} {answer}" for answer, count in found["answers"].items())
+        return (
+            f"{case['name']}: {found['mean']:.0f} samples in the mean over {found['inputs']} inputs ({answers}), "
+            f"{found['fewer']:.1f} times fewer."
         )
     if "peer" in case:
         peer = case["peer"]
