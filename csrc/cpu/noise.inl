@@ -219,18 +219,30 @@ VERIFIX_INLINE void each_marked(const uint32_t (&marks)[4][counters], const Body
 template <class Counted>
 void to_steps(Group& group, const LatticeLaw& law, PhiloxKey key, const Counted& counted) {
     const int32_t offset = lattice_offset(law.shift);
-    const int32_t* const guide = law.guide;
     const int shift = law.shift;
     uint32_t marks[4][counters], word[4][counters];
+    int32_t bucket[4][counters], below[4][counters], inside[4][counters];
+    // Loads from here and there stand by themselves, so that what is before and after them is done in vectors.
+    for (int i = 0; i < 4; ++i) {
+        for (int lane = 0; lane < counters; ++lane) {
+            const uint32_t drawn = group.word[i][lane];
+            bucket[i][lane] = lattice_bucket(static_cast<int32_t>(drawn ^ lattice_flip(drawn)), shift, offset);
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        for (int lane = 0; lane < counters; ++lane) {
+            const int32_t* const row = law.guide + 2 * bucket[i][lane];
+            below[i][lane] = row[0];
+            inside[i][lane] = row[1];
+        }
+    }
     for (int i = 0; i < 4; ++i) {
         for (int lane = 0; lane < counters; ++lane) {
             const uint32_t drawn = group.word[i][lane], flip = lattice_flip(drawn);
             const int32_t upper = static_cast<int32_t>(drawn ^ flip);
-            const int32_t bucket = lattice_bucket(upper, shift, offset);
-            const int32_t below = guide[2 * bucket], inside = guide[2 * bucket + 1];
-            const int32_t count = below + (upper > inside ? 1 : 0);
+            const int32_t count = below[i][lane] + (upper > inside[i][lane] ? 1 : 0);
             word[i][lane] = drawn;
-            marks[i][lane] = static_cast<uint32_t>((below < 0) | (upper == inside));
+            marks[i][lane] = static_cast<uint32_t>((below[i][lane] < 0) | (upper == inside[i][lane]));
             const int32_t steps = count - static_cast<int32_t>(law.steps), sign = static_cast<int32_t>(flip);
             group.word[i][lane] = static_cast<uint32_t>((steps ^ sign) - sign);
         }
