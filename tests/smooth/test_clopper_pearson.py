@@ -78,7 +78,7 @@ def compare_with_scipy(count: int, seed: int) -> float:
         wanted, complement = betaincinv(k, n - k + 1.0, level), betainccinv(n - k + 1.0, k, level)
         agree = (lower <= wanted) & (wanted * (1 - WIDTH) <= lower)
         agree &= (failure >= complement) & (complement * (1 + WIDTH) >= failure)
-    for i in np.flatnonzero(~agree)[:12]:
+    for i in np.flatnonzero(~agree)[:10]:
         check_with_mpmath(int(k[i]), int(n[i]), float(level[i]))
     return float((~agree).mean())
 
@@ -111,10 +111,10 @@ def test_levels_that_certificates_use_agree_with_beta_ppf_at_every_point() -> No
     assert np.allclose(upper, wanted, rtol=1e-8, atol=0)  # 1 - alpha was rounded
 
 
-@pytest.mark.parametrize("level", [1e-300, 1e-40, 1e-9, 0.001, 0.3, 0.5, 0.501, 0.999, 1 - 1e-12])
+@pytest.mark.parametrize("level", [1e-300, 1e-9, 0.001, 0.5, 0.501, 1 - 1e-12])
 def test_extremes_against_mpmath(level: float) -> None:
     for n in (2, 1000, 10**9):
-        for k in sorted({1, 2, n // 2 + 1, n - n // 1000, n - 1, n}):
+        for k in sorted({1, 2, n // 2 + 1, n - 1}):
             check_with_mpmath(k, n, level)
 
 

@@ -65,6 +65,13 @@ def test_radii_on_expected_counts(first: float, second: float, certify: float, f
         assert radius["t-certify-paper"] < exact
 
 
+def test_the_published_rule_wants_more_than_half() -> None:
+    counts = [[49_000, 20_000, 20_000, 11_000]]
+    assert bound_counts(counts, [0], ALPHA, "t-certify-paper").top[0] > 0.48
+    assert math.isnan(certify_counts(counts, [0], 1.0, ALPHA, "t-certify-paper")[0])
+    assert certify_counts(counts, [0], 1.0, ALPHA, "t-certify")[0] > 0.37
+
+
 def test_saturation() -> None:
     for n, alpha, wanted in ((N, 0.001, 3.8115), (N, 0.01, 3.9105)):
         radius = certify_counts([[n, 0]], [0], 1.0, alpha, "certify")[0]
@@ -75,13 +82,13 @@ def test_saturation() -> None:
         assert radius == pytest.approx(wanted, abs=5.1e-5)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.floats(1e-12, 0.999), st.floats(0.0, 1.0), st.floats(1e-3, 1e3))
 def test_gaussian_radius_is_rounded_down(failure: float, share: float, sigma: float) -> None:
     other = max(failure * share, 1e-300)
     bounds = Probabilities(np.array([1 - failure]), np.array([failure]), np.array([other]))
     radius = gaussian_radius(bounds, sigma)[0]
-    with mpmath.workdps(350):
+    with mpmath.workdps(50):
         z = [_quantile(x) for x in (failure, other)]
         exact = mpmath.mpf(sigma) / 2 * sum(z)
         slack = mpmath.mpf(sigma) / 2 * sum(map(abs, z)) * mpmath.mpf(3e-14)
@@ -106,7 +113,7 @@ def _quantile(tail: float) -> mpmath.mpf:
     return z
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 300), min_size=2, max_size=6), st.floats(1e-9, 0.4), st.floats(0.01, 1.0))
 def test_bounds_relate_as_they_must(row: list[int], alpha: float, part: float) -> None:
     row[0] += 1

@@ -86,6 +86,17 @@ def test_three_classes_at_all_checkpoints_at_once(split: float | None) -> None:
     assert worst.min() > alpha / 50
 
 
+def test_the_largest_of_many_equal_counts_is_no_evidence_of_a_probable_class() -> None:
+    rule, draws, p = SequentialRule(alpha=0.1, limit=2000, first=2000), 4000, np.array([0.4, *[0.06] * 10])
+    counts = np.random.default_rng(6).multinomial(2000, p, size=draws)
+    found = rule.enclose(counts, np.zeros(draws, int)).possible
+    wrong = (found.top < 0.4) | (found.failure > 0.6) | (found.other > 0.06)
+    assert 0.01 < wrong.mean() <= 0.1
+    found = rule.enclose(counts, np.zeros(draws, int)).guaranteed
+    wrong = (found.top > 0.4) | (found.failure < 0.6) | (found.other < 0.06)
+    assert 0.01 < wrong.mean() <= 0.1
+
+
 def paths(rule: SequentialRule, p: float, draws: int, seed: int) -> list[NDArray[np.int64]]:
     numbers = np.random.default_rng(seed)
     steps = np.diff([0, *rule.checkpoints])
