@@ -87,6 +87,28 @@ def test_radius_is_below_the_exact_one(problem: Any, bits: int, norm: Norm, tigh
         assert given * (1 + Fraction(10) ** -9) + lost >= exact
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_near_ties(norm: Norm) -> None:
+    """The opposing point mirrors the near one up to rounding, so that little more than rounding is left to certify."""
+    generator = torch.Generator().manual_seed(3)
+    positive = 0
+    for trial in range(40):
+        d = 2 + trial
+        x, near = torch.randn(2, d, generator=generator, dtype=torch.float64)
+        far = 2 * x - near
+        far[0] += 2e-16 * (trial % 7) * far[0].abs() * (far[0] - x[0]).sign()
+        oracle = NearestNeighbour(torch.stack([near, far]), torch.tensor([1, -1]))
+        found = oracle.neighbours(x[None], norm)
+        nearest, exact = exact_radius([near.tolist(), far.tolist()], [1, -1], x.tolist(), norm, True)
+        given = Fraction(found.radii.item())
+        assert (given**2 if norm == "l2" else given) < exact or given == 0
+        assert given == 0 or nearest == set(found.labels.tolist())
+        further = far + 1e-11 * (far - x)  # and here some is
+        oracle = NearestNeighbour(torch.stack([near, further]), torch.tensor([1, -1]))
+        positive += int(oracle.neighbours(x[None], norm).radii.item() > 0)
+    assert positive == 40
+
+
 def test_batches_and_shapes() -> None:
     """Images as inputs; one by one or together is the same, however small the tiles."""
     generator = torch.Generator().manual_seed(0)

@@ -141,12 +141,16 @@ class NearestNeighbour:
     def _best_of_all(self, x: Tensor, same: Tensor, opposing: Tensor, norm: Norm) -> Tensor:
         """Smallest over j of the largest ratio over k."""
         dual = 2 * self._dual(same, opposing, norm)  # (K, J)
+        inverse = 1 / dual
         radii = []
-        for part in _tiles(len(x), 3 * dual.numel()):
+        for part in _tiles(len(x), 2 * dual.numel()):
             rows = x[part]
             lower, _ = self._squares(rows, opposing)
             _, upper = self._squares(rows, same)
-            ratios, best = quotient_below(down(lower[:, None] - upper[:, :, None]), dual).max(1)
+            # any k is sound: how this is rounded does not matter
+            best = (lower[:, None] - upper[:, :, None]).mul_(inverse).argmax(1)
+            chosen = dual.gather(0, best)
+            ratios = quotient_below(down(lower - upper.gather(1, best)), chosen)
             radii.append(self._refined(rows, ratios, opposing, same[best], norm))
         return torch.cat(radii) if radii else x.new_zeros(0)
 
