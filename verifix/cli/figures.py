@@ -166,14 +166,13 @@ def _biased_mnist(args: argparse.Namespace) -> int:
         remove_empty(created)
         raise
     write_json(folder / "settings.json", {"settings": plain(settings), "sources": {"data": args.data}})
-    eps = settings.radii[0]
+    eps, curves = settings.more_radii[len(settings.more_radii) // 2], result.against_radius["l2"]
+    place = settings.more_radii.index(eps)
     rows = {
-        "base network": f"accuracy {result.biased[0, 0]:.2%}; under PGD, l2 eps {eps:g}, {result.biased[1, 0]:.2%}",
-        f"alpha {settings.alpha:g}": ", ".join(
-            f"{name} {result.against_radius['l2'][name][list(settings.more_radii).index(eps)]:.2%}"
-            for name in ("biased", "adaptive")
-        ),
-        "1-nearest neighbour": f"{result.neighbour[0]:.2%}; {result.neighbour[1]:.2%}",
+        "base network": f"accuracy {result.biased[0, 0]:.2%}; under PGD, l2 eps {eps:g}, {curves['base'][place]:.2%}",
+        f"alpha {settings.alpha:g}": f"{curves['biased'][place]:.2%} under the same; "
+        f"{curves['adaptive'][place]:.2%} of the first {settings.attacked} under the adaptive attack",
+        "1-nearest neighbour": f"accuracy {result.neighbour[0]:.2%}; under the same {curves['neighbour'][place]:.2%}",
         "certificates": f"the attack breaks {result.broken} of {result.certified.size}",
     }
     _show(f"{settings.digit} against the rest of {args.data}", {**rows, **_names(written)})

@@ -58,7 +58,7 @@ def _smoothing_figure(result: OneDigitResult) -> Figure:
         if row:
             left.plot(
                 settings.adaptive_alphas, result.adaptive[row - 1], color=colour, linestyle="--", marker="o",
-                markersize=4, label=f"adaptive attack, l2 eps {eps:g}",
+                markersize=4, label=f"adaptive attack, l2 eps {eps:g} ({settings.attacked} inputs)",
             )  # fmt: skip
     left.set_xscale("symlog", linthresh=0.1)
     left.set_xlabel("alpha of locally biased smoothing (dotted: 1-nearest neighbour)")
@@ -75,6 +75,7 @@ def _radius_figure(result: OneDigitResult) -> Figure:
     axes = figure.subplots(1, 2, sharey=True)
     for place, (norm, curves) in zip(axes, result.against_radius.items(), strict=True):
         for name, (label, colour, line) in NAMES.items():
+            label = f"{label} ({settings.attacked} inputs)" if name == "adaptive" else label
             place.plot(curves["radii"], curves[name], color=colour, linestyle=line, label=label)
         alpha = settings.alpha if norm == "l2" else settings.linf_alpha
         place.set_xlabel(f"{'l2' if norm == 'l2' else 'l_inf'} eps (sigma {settings.sigma:g}, alpha {alpha:g})")
