@@ -118,9 +118,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=options.positive,
-        default=100,
         metavar="N",
-        help="noisy images drawn at once: a matter of memory, results are the same (default: 100)",
+        help="noisy images drawn at once: a matter of memory, results are the same (default: 4 MiB of them)",
     )
 
 

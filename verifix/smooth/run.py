@@ -72,7 +72,7 @@ def smooth_run(
     out: str | Path,
     seed: int = 0,
     skip: int = 1,
-    batch: int = TILE,
+    batch: int | None = None,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
     sources: Mapping[str, Any] | None = None,
@@ -129,7 +129,7 @@ def predict_run(
     out: str | Path,
     seed: int = 0,
     skip: int = 1,
-    batch: int = TILE,
+    batch: int | None = None,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
     sources: Mapping[str, Any] | None = None,
@@ -171,7 +171,14 @@ class _Job:
 
     @classmethod
     def make(
-        cls, model: nn.Module, data: Dataset, noise: Noise, seed: int, skip: int, batch: int, settings: dict[str, Any]
+        cls,
+        model: nn.Module,
+        data: Dataset,
+        noise: Noise,
+        seed: int,
+        skip: int,
+        batch: int | None,
+        settings: dict[str, Any],
     ) -> _Job:
         if isinstance(skip, bool) or not isinstance(skip, int) or skip < 1:
             raise InvalidValue("skip", skip, "must be a whole number of at least 1")

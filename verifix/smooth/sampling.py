@@ -20,6 +20,10 @@ TILE = 100
 """Images of one pass of the network on the CPU. A network may round differently in passes of other sizes, so that a
 near tie may turn; with passes of one size it does not, whatever the batch, the samples that are asked for together, and
 the number of threads. A hundred images of a small network stay in the cache."""
+CUDA_TILE = 400
+"""The same on a CUDA device, where no batch is given."""
+_DRAWN, _DRAWN_BYTES = 1000, 4 << 20
+"""Images that are drawn at once on the CPU where no batch is given: at most so many, and so many bytes of them."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,22 @@ class Sampler:
         classes: how many logits there are, at least 2.
         seed: of all samples, ``0 <= seed < 2**63``.
         batch: noisy images of an input that are drawn at once, rounded up to whole passes: a matter of memory and
-            speed.
+            speed. By default 4 MiB of them, or one pass.
 
     Raises:
         InvalidValue: fewer than two classes; a seed or batch out of range; a model whose modules cannot be copied.
         InvalidType: something else than a module and a noise.
     """
 
-    def __init__(self, model: nn.Module, noise: Noise, *, classes: int, seed: int = 0, batch: int = TILE) -> None:
+    def __init__(
+        self, model: nn.Module, noise: Noise, *, classes: int, seed: int = 0, batch: int | None = None
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidType("model", model, "a torch.nn.Module")
         if not isinstance(noise, Noise):
             raise InvalidType("noise", noise, "a noise, such as verifix.smooth.noise.Gaussian(sigma=0.5)")
-        for name, value, least in (("classes", classes, 2), ("seed", seed, 0), ("batch", batch, 1)):
+        numbers = (("classes", classes, 2), ("seed", seed, 0), ("batch", 1 if batch is None else batch, 1))
+        for name, value, least in numbers:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise InvalidType(name, value, "a whole number")
             if value < least or value >= 2**63:
@@ -103,7 +110,7 @@ class Sampler:
 
     def images_per_pass(self, device: torch.device) -> int:
         """How many images the network is given at once on a device."""
-        return TILE if device.type == "cpu" else max(TILE, self.batch)
+        return TILE if device.type == "cpu" else max(TILE, self.batch or CUDA_TILE)
 
     def votes_of_all(self, x: Tensor) -> Tensor:
         """The votes of every outcome of a noise that has only a few: ``(n, classes + 1)`` as :meth:`votes` gives.
@@ -123,8 +130,9 @@ class Sampler:
         return self._votes_of(draw, x, 0, noise.evaluations)
 
     def _votes_of(self, draw: Callable[[_Part], Tensor], x: Tensor, start: int, count: int) -> Tensor:
-        tile = self.images_per_pass(x.device)
-        drawn = -(-self.batch // tile) * tile
+        tile, threads = self.images_per_pass(x.device), torch.get_num_threads() if x.device.type == "cpu" else 1
+        batch = self.batch or min(_DRAWN, _DRAWN_BYTES // max(1, x[:1].nbytes))
+        drawn = _whole_tiles(min(batch, -(-len(x) * count // threads)), tile)  # so that no thread is without any
         parts = _Shared(_parts(len(x), start, count, drawn))
 
         def work(model: nn.Module) -> Tensor:
@@ -134,7 +142,6 @@ class Sampler:
                     self._count(model, draw(part), part.start, tile, counts[part.row : part.row + 1])
             return counts
 
-        threads = torch.get_num_threads() if x.device.type == "cpu" else 1
         threads = max(1, min(threads, len(x) * -(-count // drawn)))
         while len(self._copies) < threads:
             self._copies.append(at_test_time(self.model))
@@ -160,6 +167,10 @@ class Sampler:
             if logits.dtype not in (torch.float32, torch.float64):
                 logits = logits.float()
             add_votes(logits[place : place + len(own)][None], counts)
+
+
+def _whole_tiles(images: int, tile: int) -> int:
+    return max(1, -(-images // tile)) * tile
 
 
 def _parts(n: int, start: int, count: int, drawn: int) -> Iterator[_Part]:
