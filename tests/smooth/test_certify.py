@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy.stats import binom, norm
 from torch import Tensor, nn
-from verifix.smooth.sequential import Answer
 
 from tests.certify.examples import linear
 from verifix.errors import InvalidType, InvalidValue
 from verifix.smooth.certify import Question, SmoothedClassifier
 from verifix.smooth.noise import Gaussian, KeepOrReplace, Laplace, Purpose, Samples, Splitting, Uniform
+from verifix.smooth.sequential import Answer
 
 RULES = ("certify", "t-certify", "t-certify-paper")
 AXIS = linear([[0.6, 0.8], [-0.6, -0.8]], [0.05, -0.05])

@@ -42,7 +42,7 @@ def clopper_pearson(
     >>> def tensor(x): return torch.tensor([x])
     >>> lower, failure = clopper_pearson(tensor(99_000), tensor(100_000), tensor(0.001).double())
     >>> f"{lower.item():.6f} {failure.item():.6f}"
-    '0.988991 0.011009'
+    '0.988989 0.011011'
     """
     for name, x in (("successes", successes), ("trials", trials), ("level", level)):
         if not isinstance(x, Tensor):
