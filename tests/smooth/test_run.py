@@ -99,6 +99,7 @@ class TestResults:
         }
         assert all(line["radius"] >= 0.2 for line in written if line["answer"] == "yes")
         assert summary["samples"] < 24 * 1000
+        assert [entry["radius"] for entry in summary["certified_accuracy"]] == [0.0, 0.2]
 
     def test_nan_on_some_samples_is_counted(self, tmp_path: Path, data: Dataset) -> None:
         class NanAbove(nn.Module):

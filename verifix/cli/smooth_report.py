@@ -28,10 +28,10 @@ def report(args: argparse.Namespace) -> int:
     smoothing_picture(folder / "certified_accuracy.png", curves, args.title)
     write_bytes(folder / "certified_accuracy.md", (markdown(table) + "\n").encode())
     shown = Table(title="certified accuracy in percent", title_justify="left")
-    for name in table[0]:
-        shown.add_column(name, justify="left" if not name else "right")
-    for row in table[1:]:
-        shown.add_row(*row)
+    for index, row in enumerate(table):  # turned, as runs are fewer than radii
+        shown.add_column(row[0], justify="right" if index else "left")
+    for values in list(zip(*table, strict=True))[1:]:
+        shown.add_row(*values)
     Console().print(shown)
     return 0
 

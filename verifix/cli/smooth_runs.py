@@ -115,6 +115,7 @@ def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
         f"at radius {rounded_down(entry['radius'])}": f"{entry['accuracy']:.2%}, {entry['corrected']:.2%} is proven"
         for entry in summary["certified_accuracy"]
     }
+    average = {"average radius": rounded_down(summary["average_certified_radius"])}
     settings, answers = summary["settings"], {}
     if "answers" in summary:
         radius, width = settings["radius"], settings["relative_width"]
@@ -125,7 +126,7 @@ def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
         "confidence": confidence,
         **answers,
         **accuracy,
-        "average radius": rounded_down(summary["average_certified_radius"]),
+        **({} if settings.get("radius") is not None else average),
     }
 
 

@@ -266,7 +266,7 @@ def summarise_smoothing(records: list[SmoothRecord], seconds: float, settings: M
     that radius; ``corrected`` is a lower bound on the same with certificates that fail taken away, which holds with
     probability ``1 - GAMMA`` over the samples of all inputs (:mod:`verifix.smooth.accuracy`). ``confidence`` is that of
     each certificate, ``confidence_of_all`` that of all together. ``answers`` counts those of a question about a radius
-    or a relative width.
+    or a relative width; radii beyond the one that was asked for are there by chance, and are not counted at.
     """
     noise = noise_from_json(settings["noise"])
     exact = settings["rule"] == EXACT
@@ -274,7 +274,9 @@ def summarise_smoothing(records: list[SmoothRecord], seconds: float, settings: M
     right = [record.radius for record in records if record.prediction == record.label and record.radius is not None]
     return {
         **_summary(records, seconds, settings),
-        "certified_accuracy": _accuracies(records, 0.0 if exact else 1 - confidence, noise.norm == "l0"),
+        "certified_accuracy": _accuracies(
+            records, 0.0 if exact else 1 - confidence, settings.get("radius"), noise.norm == "l0"
+        ),
         "average_certified_radius": math.fsum(right) / len(records),
         **({"answers": _answers(records)} if records[0].answer is not None else {}),
         "rule": settings["rule"],
@@ -292,14 +294,16 @@ def _answers(records: Sequence[SmoothRecord]) -> dict[str, int]:
     return {answer: counts[answer] for answer in ("yes", "no", "open")}
 
 
-def _accuracies(records: Sequence[SmoothRecord], alpha: float, whole: bool) -> list[dict[str, float]]:
+def _accuracies(
+    records: Sequence[SmoothRecord], alpha: float, asked: float | None, whole: bool
+) -> list[dict[str, float]]:
     radii = [math.nan if record.radius is None else record.radius for record in records]
     right = [radius for radius, record in zip(radii, records, strict=True) if record.prediction == record.label]
     found = certified_accuracy(
         radii,
         [record.prediction for record in records],
         [record.label for record in records],
-        round_radii(max(right, default=0.0), whole=whole),
+        round_radii(max(right, default=0.0), whole=whole) if asked is None else [0.0, asked],
         alpha or GAMMA,
         GAMMA,
     )
