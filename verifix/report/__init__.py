@@ -8,11 +8,13 @@ from verifix.report.network_figures import draw_network
 from verifix.report.picture import accuracy_picture
 from verifix.report.polytope import polytope_figure
 from verifix.report.radii import radius_picture
+from verifix.report.smoothing import SmoothedCurve, smoothing_picture
 from verifix.report.tightness import tightness_figure
 from verifix.report.toy_figures import draw_toy
 from verifix.report.units import units_figure
 
 __all__ = [
+    "SmoothedCurve",
     "accuracy_picture",
     "boundary_figure",
     "draw_network",
@@ -21,6 +23,7 @@ __all__ = [
     "filters_figure",
     "polytope_figure",
     "radius_picture",
+    "smoothing_picture",
     "tightness_figure",
     "training_curves",
     "units_figure",
