@@ -108,6 +108,16 @@ class TestCertify:
         _, out, _ = verifix(*command("certify", *SIGMA, "--rule", "t-certify-paper"))
         assert "at least 0.981, less than the 0.99 that was asked for" in " ".join(out.replace("│", " ").split())
 
+    def test_a_level_is_never_rounded_up_to_certainty(self, verifix: Callable[..., Any], place: Path) -> None:
+        for alpha, level in (("1e-7", "0.9999999"), ("1e-17", "0.999999999")):
+            for action in ("certify", "predict"):
+                _, out, _ = verifix(
+                    *command(action, *SIGMA, "--limit", "1", "--out", f"{action}{alpha}"), "--alpha", alpha
+                )
+                shown = " ".join(out.replace("│", " ").split())
+                assert f"with probability at least {level}" in shown
+                assert "surely" not in shown and "less than" not in shown
+
     @pytest.mark.parametrize("question", [["--radius", "0.1"], ["--relative-width", "0.3"]])
     def test_stopping_early(self, verifix: Callable[..., Any], place: Path, question: list[str]) -> None:
         status, out, _ = verifix(*command("certify", *SIGMA, *question, "--n", "20000"))

@@ -155,6 +155,9 @@ def test_the_sum_rule_bounds_the_sum_of_tails_and_lies_between_its_neighbours() 
 
 def test_levels_and_least_numbers_of_samples() -> None:
     assert [proven_level(rule, 0.01) for rule in RULES] == [0.99, 0.99, pytest.approx(0.981)]
+    assert max(proven_level(rule, 1e-18) for rule in RULES) < 1  # a level of 1 is for what is certain
+    with pytest.raises(InvalidValue, match=r"alpha = 0\.6: t-certify-paper proves only .*, which is nothing"):
+        proven_level("t-certify-paper", 0.6)
     assert smallest_n(0.001) == 10
     assert smallest_n(0.25) == 3  # with 2, the bound is 1/2
     assert smallest_n(0.001, "t-certify") == 11

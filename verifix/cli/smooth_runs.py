@@ -10,10 +10,11 @@ from verifix.cli import options
 from verifix.cli.show import progress_meter, show_rows
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
-from verifix.smooth.certify import Question
+from verifix.smooth.certify import EXACT, Question
 from verifix.smooth.noise import Noise, Splitting, make_noise
+from verifix.smooth.rules import proven_level
 from verifix.smooth.run import predict_run, smooth_run
-from verifix.text import rounded_down
+from verifix.text import percent_below, rounded_down
 
 _PARAMETERS = ("sigma", "scale", "lattice", "keep", "null", "ground", "mass")
 
@@ -43,7 +44,7 @@ def predict(args: argparse.Namespace) -> int:
         summary = predict_run(
             model, data, noise, n=args.n, alpha=args.alpha, progress=progress, **_arguments(args, data)
         )
-    rows = {"confidence": f"each answer is the most probable class with probability at least {1 - args.alpha:.6g}"}
+    rows = {"confidence": f"each answer is the most probable class with probability at least {_level(1 - args.alpha)}"}
     _show(summary, args, data, rows)
     return 0
 
@@ -98,13 +99,13 @@ def _arguments(args: argparse.Namespace, data: Dataset) -> dict[str, Any]:
 
 def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
     rule, alpha, n = summary["rule"], summary["alpha"], summary["n"]
-    if summary["confidence"] == 1:
+    if rule == EXACT:
         confidence = "every outcome of the noise was tried: certificates hold surely"
     else:
-        confidence = f"{rule}: each certificate holds with probability at least {summary['confidence']:.6g}"
-        if summary["confidence"] < 1 - alpha:
-            confidence += f", less than the {1 - alpha:.6g} that was asked for"
-        confidence += f"; all {n} together with {summary['confidence_of_all']:.6g}"
+        confidence = f"{rule}: each certificate holds with probability at least {_level(summary['confidence'])}"
+        if summary["confidence"] < proven_level("certify", alpha):
+            confidence += f", less than the {_level(1 - alpha)} that was asked for"
+        confidence += f"; all {n} together with {_level(summary['confidence_of_all'])}"
     within = "up to and including" if summary["closed"] else "strictly within"
     arithmetic = (
         "as computed, on inputs of the lattice"
@@ -112,7 +113,9 @@ def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
         else "in real arithmetic: not float sound, see --lattice"
     )
     accuracy = {
-        f"at radius {rounded_down(entry['radius'])}": f"{entry['accuracy']:.2%}, {entry['corrected']:.2%} is proven"
+        f"at radius {rounded_down(entry['radius'])}": (
+            f"{entry['accuracy']:.2%}, {percent_below(entry['corrected'])} is proven"
+        )
         for entry in summary["certified_accuracy"]
     }
     average = {"average radius": rounded_down(summary["average_certified_radius"])}
@@ -128,6 +131,11 @@ def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
         **accuracy,
         **({} if settings.get("radius") is not None else average),
     }
+
+
+def _level(confidence: float) -> str:
+    """Rounded down, but for the last bits of the float64, and never the 1 of what is certain."""
+    return rounded_down(min(round(confidence, 12), 1 - 1e-12), 9)
 
 
 def _show(summary: Mapping[str, Any], args: argparse.Namespace, data: Dataset, rows: Mapping[str, str]) -> None:

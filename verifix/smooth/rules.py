@@ -6,6 +6,8 @@ when the counts are drawn.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -96,13 +98,19 @@ def proven_level(rule: str, alpha: float) -> float:
     """How probable it is at least that the bounds of a rule hold, for one input.
 
     ``1 - alpha``; for ``t-certify-paper``, which picks a split after it has seen the counts, no more than
-    ``1 - 1.9 alpha`` is proven.
+    ``1 - 1.9 alpha`` is proven. Never 1, however small alpha is: that is for what is certain.
+
+    Raises:
+        InvalidValue: an unknown rule, alpha outside of (0, 1), or so large that nothing is proven.
 
     >>> proven_level("t-certify", 0.001), proven_level("t-certify-paper", 0.001)
     (0.999, 0.9981)
     """
     checked_rule(rule)
-    return 1 - (1.9 if rule == "t-certify-paper" else 1) * checked_alpha(alpha)
+    level = 1 - (1.9 if rule == "t-certify-paper" else 1) * checked_alpha(alpha)
+    if level <= 0:
+        raise InvalidValue("alpha", alpha, f"{rule} proves only 1 - 1.9 alpha, which is nothing: take a smaller one")
+    return min(level, math.nextafter(1.0, 0.0))
 
 
 def smallest_n(alpha: float, rule: str = "certify", split: float | None = None) -> int:

@@ -316,7 +316,8 @@ def _accuracies(
 
 def summarise_predictions(records: list[PredictRecord], seconds: float, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of ``summary.json`` of :func:`predict_run`."""
-    return {**_summary(records, seconds, settings), "alpha": settings["alpha"], "confidence": 1 - settings["alpha"]}
+    alpha = settings["alpha"]
+    return {**_summary(records, seconds, settings), "alpha": alpha, "confidence": proven_level("certify", alpha)}
 
 
 def _summary(records: Sequence[PredictRecord], seconds: float, settings: Mapping[str, Any]) -> dict[str, Any]:
