@@ -80,9 +80,11 @@ def test_radius_is_below_the_exact_one(problem: Any, bits: int, norm: Norm, tigh
         assert radius == 0 or found.labels.tolist() == list(nearest)
     given = Fraction(radius) ** 2 if norm == "l2" else Fraction(radius)
     assert given < exact or given == exact == 0
-    # and not much below, unless float64 cannot tell the points apart
+    # and not much below, unless float64 took another point for the nearest: then it is a tie, and the radius zero
+    told_apart = found.labels.tolist() == list(nearest)
+    assert told_apart or radius == 0
     spread = max(abs(Fraction(a) - Fraction(b)) for point in points for a, b in zip(point, x, strict=True))
-    if exact > 0 and tight and spread < 1e6:
+    if exact > 0 and tight and spread < 1e6 and told_apart:
         lost = Fraction(10) ** -9 * (spread**2 if norm == "l2" else spread)
         assert given * (1 + Fraction(10) ** -9) + lost >= exact
 
