@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from verifix.cli.main import main
+from verifix.data import load
+from verifix.zoo import digits_small
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -47,6 +49,31 @@ def test_the_python_of_training() -> None:
     names: dict[str, object] = {}
     exec(code, names)
     assert names["training"].best.validation.robust_error < 0.25  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_the_transcript_of_smoothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = blocks(section("Smooth a network that nothing else can certify"))[0].splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "verifix"
+        assert main(arguments) == 0, line
+    fixed, early = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("smoothed", "decided"))
+    assert fixed["clean_accuracy"] > 0.9
+    assert fixed["float_sound"] is True
+    assert early["samples"] < fixed["samples"] * 10 / 2  # it may draw 100,000 for each input
+    assert (tmp_path / "curves/certified_accuracy.png").exists()
+    assert len((tmp_path / "smoothed.tsv").read_text().splitlines()) == 101
+
+
+@pytest.mark.slow
+def test_the_python_of_smoothing() -> None:
+    (code,) = blocks(section("Smooth a network that nothing else can certify"), "python")
+    names: dict[str, object] = {"model": digits_small(), "x": (load("digits").images[:1] * 255).round() / 255}
+    exec(code.replace("n=100_000", "n=2_000"), names)
+    assert names["found"].float_sound  # type: ignore[attr-defined]
 
 
 def test_every_command_is_mentioned() -> None:
