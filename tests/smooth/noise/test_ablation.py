@@ -85,6 +85,24 @@ def test_radii_are_the_largest_with_a_lead_in_whole_numbers(keep: int, coordinat
         assert noise.radius(probabilities((top, other)))[0] == wanted
 
 
+@pytest.mark.parametrize(("keep", "coordinates"), [(5, 1200), (6, 784), (5, 784), (2, 9)])
+@pytest.mark.parametrize("r", [0, 1, 2])
+def test_the_law_that_is_drawn_keeps_the_lead_where_the_ideal_one_does(keep: int, coordinates: int, r: int) -> None:
+    """Bounds that were moved by twice the total variation: once for the samples, once for the classifier elsewhere."""
+    noise, outcomes = Ablation(keep=keep, coordinates=coordinates), math.comb(coordinates, keep)
+    away = Fraction(noise.total_variation(coordinates))
+    hit = 1 - Fraction(math.comb(coordinates - r, keep), outcomes)
+    some = np.random.default_rng(0)
+    tops = some.uniform(0.45, 0.5, 200)  # the lead goes through what r coordinates can take away
+    others = tops - float(2 * hit) + some.uniform(-2, 2, 200) / outcomes
+    held = noise.radius(probabilities(*zip(tops, others, strict=True))) >= r
+    assert 10 < held.sum() < 200
+    for top, other in zip(tops[held].tolist(), others[held].tolist(), strict=True):
+        best = Fraction(math.ceil((Fraction(top) + away) * outcomes), outcomes)
+        second = Fraction(math.floor((Fraction(other) - away) * outcomes), outcomes)
+        assert best - second - 2 * hit - 2 * away > 0
+
+
 def test_without_a_lead_nothing_is_certified() -> None:
     assert np.isnan(Ablation(1, 4).radius(probabilities((0.3, 0.3), (0.2, 0.4), (0.5, 0.5)))).all()
 

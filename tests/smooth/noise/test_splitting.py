@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2
 from torch import Tensor
 
+from tests.smooth.noise.bounds import probabilities
 from verifix.errors import InvalidValue
 from verifix.smooth.noise import Purpose, Samples, Splitting
 
@@ -151,3 +152,10 @@ def test_errors() -> None:
         Splitting(0.5, lattice=2).draw_all(torch.zeros(1, 1), 1, 2)
     with pytest.raises(InvalidValue, match="not a multiple"):
         Splitting(0.5, lattice=2).draw_all(torch.tensor([[0.3]]))
+
+
+def test_radii_are_those_of_the_cuts_on_the_lattice() -> None:
+    """A scale that is a little more than whole levels is drawn as these levels, and certifies no more than they do."""
+    exact, above = Splitting(0.5, lattice=255), Splitting(0.5 * (1 + 5e-10), lattice=255)
+    assert exact.evaluations == above.evaluations
+    assert above.radius(probabilities((0.9, 0.1)))[0] <= exact.radius(probabilities((0.9, 0.1)))[0]

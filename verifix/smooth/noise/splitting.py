@@ -114,7 +114,10 @@ class Splitting(Noise):
         return self._split_levels(x, cuts)
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:
-        return lipschitz_radius(probabilities, self.scale)
+        if self.evaluations is None or self.lattice is None:
+            return lipschitz_radius(probabilities, self.scale)
+        # cuts are whole levels apart, which the scale is only up to rounding
+        return lipschitz_radius(probabilities, min(self.scale, self.evaluations / (2 * self.lattice)))
 
     def exact_radius(self, counts: object, top: object) -> NDArray[np.float64]:
         """The radius from the votes of all outcomes, where ties go to the smaller class; nan where top does not win.
