@@ -60,7 +60,7 @@ class TestReading:
             ("1\t2\t3\t0.5\t1\t0:00:01", "correct is '1' where label is 2 and predict 3"),
             ("1\t2\t2\t0.5\t0\t0:00:01", "correct is '0' where label is 2 and predict 2"),
             ("1\t2\t2\t0.5\tTrue\t0:00:01", "correct is 'True'"),
-            ("1\t2\t2\t0.5\t1\t15.2", "time '15.2' is not such as 0:00:15.123456"),
+            ("1\t2\t2\t0.5\t1\t15,2", "time '15,2' is neither such as 0:00:15.123456 nor seconds"),
             ("1\t2\t2\t0.5\t1\t0:00:75", "time '0:00:75'"),
         ],
     )
@@ -168,6 +168,41 @@ class TestLevel:
     def test_not_inferred(self) -> None:
         assert infer_alpha([LogRow(0, 1, 1, 0.3, 1.0)], sigma=0.25, n=100_000) is None  # nothing near saturation
         assert infer_alpha(synthetic(0.25, 100_000, 0.02), sigma=0.25, n=100_000) is None
+
+    def test_of_a_published_log(self, tmp_path: Path) -> None:
+        """All radii above 3.2 sigma in the CIFAR-10 log of Cohen et al. 2019 for sigma 0.25, n = 100,000, in thousandths:
+        they are those of level 0.01, and not of the 0.001 that the paper names. Its times are plain seconds."""
+        radii = (
+            978,
+            955,
+            941,
+            929,
+            920,
+            906,
+            894,
+            889,
+            880,
+            873,
+            866,
+            863,
+            859,
+            849,
+            844,
+            831,
+            824,
+            821,
+            817,
+            811,
+            806,
+        )
+        rows = "".join(f"{20 * i}\t3\t3\t{radius / 1000}\t1\t16.9\n" for i, radius in enumerate(radii))
+        path = tmp_path / "sigma_0.25"
+        path.write_text(f"idx\tlabel\tpredict\tradius\tcorrect\ttime\n{rows}")
+        found = read_log(path)
+        assert {row.seconds for row in found} == {16.9}
+        assert rows_on_grid(found, sigma=0.25, n=100_000, alpha=0.01) == (21, 21)
+        assert rows_on_grid(found, sigma=0.25, n=100_000, alpha=0.001)[0] < 10
+        assert infer_alpha(found, sigma=0.25, n=100_000) == 0.01
 
     def test_of_published_logs(self) -> None:
         """Every log below VERIFIX_DATA/smoothing-logs whose path tells its sigma, as the field's repositories do."""

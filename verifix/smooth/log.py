@@ -2,8 +2,9 @@
 
 A header ``idx label predict radius correct time`` and a row for each input: its number in the data set, its label, the
 class that was certified (-1: abstained, with radius 0.0), the radius, whether that class is the label, and the time it
-took as ``0:00:15.123456``. Published logs print radii with three significant digits, rounded to the nearest, so up to
-half of them state more than was certified; :func:`write_log` rounds down.
+took: as ``0:00:15.123456`` today, in seconds (``15.4``) in the first logs. Published logs print radii with three
+significant digits, rounded to the nearest, so up to half of them state more than was certified; :func:`write_log`
+rounds down.
 """
 
 from __future__ import annotations
@@ -88,13 +89,18 @@ def _parse(line: str) -> LogRow:
         raise ValueError(f"radius {fields[3]} where predict is -1")
     if fields[4] not in ("0", "1") or (fields[4] == "1") != (prediction == label):
         raise ValueError(f"correct is {fields[4]!r} where label is {label} and predict {prediction}")
-    time = _TIME.fullmatch(fields[5].strip())
+    return LogRow(index, label, prediction, radius, _seconds(fields[5].strip()))
+
+
+def _seconds(text: str) -> float:
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        return float(text)
+    time = _TIME.fullmatch(text)
     if time is None:
-        raise ValueError(f"time {fields[5]!r} is not such as 0:00:15.123456")
+        raise ValueError(f"time {text!r} is neither such as 0:00:15.123456 nor seconds")
     days, hours, minutes, seconds = (int(part or 0) for part in time.groups()[:4])
     fraction = int((time[5] or "").ljust(6, "0"))
-    took = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=fraction)
-    return LogRow(index, label, prediction, radius, took.total_seconds())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=fraction).total_seconds()
 
 
 def _whole(name: str, text: str, least: int) -> int:
