@@ -170,7 +170,7 @@ class TestLevel:
         assert infer_alpha(synthetic(0.25, 100_000, 0.02), sigma=0.25, n=100_000) is None
 
     def test_of_a_published_log(self, tmp_path: Path) -> None:
-        """All radii above 3.2 sigma in the CIFAR-10 log of Cohen et al. 2019 for sigma 0.25, n = 100,000, in thousandths:
+        """Radii above 3.2 sigma in the CIFAR-10 log of Cohen et al. 2019 for sigma 0.25, n = 100,000, in thousandths:
         they are those of level 0.01, and not of the 0.001 that the paper names. Its times are plain seconds."""
         radii = (
             978,
