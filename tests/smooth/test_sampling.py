@@ -252,6 +252,17 @@ class TestErrors:
         with pytest.raises(InvalidValue, match="lattice"):
             sampler.votes(torch.full((1, 2), 0.5), Purpose.SELECTION, count=5)
 
+    def test_off_the_lattice_where_the_kernel_does_not_look(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a CUDA device kernels take the nearest lattice point: a certificate would be about another input."""
+        from verifix.kernels import noise
+
+        monkeypatch.setattr(
+            noise, "_positions", lambda x, levels, most: noise._flat(noise.nearest_positions(x, levels))
+        )
+        sampler = Sampler(nn.Linear(2, 2), Gaussian(0.5, lattice=255), classes=2)
+        with pytest.raises(InvalidValue, match="an entry is not a multiple of 1/255"):
+            sampler.votes(torch.full((1, 2), 0.3001), Purpose.ESTIMATION, count=1)
+
     def test_noise_with_too_many_outcomes(self) -> None:
         with pytest.raises(InvalidValue, match="use splitting on a lattice"):
             Sampler(nn.Linear(2, 2), Gaussian(0.5), classes=2).votes_of_all(torch.zeros(1, 2))

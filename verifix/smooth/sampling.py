@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from verifix.errors import InvalidType, InvalidValue
+from verifix.kernels.lattice import check_lattice
 from verifix.kernels.votes import add_votes
 from verifix.sets.base import check_points
 from verifix.smooth.noise import Noise, Purpose, Samples, Splitting
@@ -96,6 +97,8 @@ class Sampler:
         for name, value in (("count", count), ("start", start)):
             if value < 0:
                 raise InvalidValue(name, value, "must be a whole number of at least 0")
+        if self.noise.lattice is not None:  # kernels on a CUDA device would take the nearest lattice point
+            check_lattice(x, self.noise.lattice)
         if inputs is None:
             inputs = torch.arange(len(x), device=x.device)
         if inputs.shape != (len(x),):
