@@ -133,6 +133,7 @@ class TestCertify:
             (["--noise", "splitting", "--scale", "0.5", "--lattice", "16"], "l1"),
             (["--noise", "keep-or-replace", "--keep", "0.9", "--lattice", "16"], "l0"),
             (["--noise", "ablation", "--keep", "50", "--null", "0"], "l0"),
+            (["--noise", "flow", "--scale", "0.01"], "wasserstein"),
         ],
     )
     def test_families(self, verifix: Callable[..., Any], place: Path, noise: list[str], norm: str) -> None:
@@ -140,7 +141,10 @@ class TestCertify:
         assert (status, err) == (0, "")
         summary = json.loads((place / "run" / "summary.json").read_text())
         assert summary["norm"] == norm
-        assert ("certificates hold surely" in " ".join(out.replace("│", " ").split())) == ("splitting" in noise)
+        shown = " ".join(out.replace("│", " ").split())
+        assert ("certificates hold surely" in shown) == ("splitting" in noise)
+        assert ("on inputs of the lattice" in shown) == ("--lattice" in noise)
+        assert ("as computed" in shown) == summary["float_sound"]
 
     def test_predict(self, verifix: Callable[..., Any], place: Path) -> None:
         status, out, err = verifix(*command("predict", *SIGMA))

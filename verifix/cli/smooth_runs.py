@@ -107,11 +107,12 @@ def _rows_of_certificates(summary: Mapping[str, Any]) -> dict[str, str]:
             confidence += f", less than the {_level(1 - alpha)} that was asked for"
         confidence += f"; all {n} together with {_level(summary['confidence_of_all'])}"
     within = "up to and including" if summary["closed"] else "strictly within"
-    arithmetic = (
-        "as computed, on inputs of the lattice"
-        if summary["float_sound"]
-        else "in real arithmetic: not float sound, see --lattice"
-    )
+    noise = summary["settings"]["noise"]
+    on_lattice = noise.get("lattice") is not None or "levels" in noise
+    if summary["float_sound"]:
+        arithmetic = "as computed" + (", on inputs of the lattice" if on_lattice else "")
+    else:
+        arithmetic = "in real arithmetic: not float sound" + (", see --lattice" if "lattice" in noise else "")
     accuracy = {
         f"at radius {rounded_down(entry['radius'])}": (
             f"{entry['accuracy']:.2%}, {percent_below(entry['corrected'])} is proven"
