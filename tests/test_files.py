@@ -43,6 +43,29 @@ class TestWriteBytes:
         assert path.read_bytes() == b"old"
         assert [file.name for file in tmp_path.iterdir()] == ["content"]
 
+    def test_devices_pipes_and_links_are_not_replaced(self, tmp_path: Path) -> None:
+        pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            write_bytes(pipe, b"new")
+            assert os.read(reader, 9) == b"new"
+        finally:
+            os.close(reader)
+        assert pipe.is_fifo()
+        link.symlink_to(file)
+        for content in (b"old", b"new"):
+            write_bytes(link, content)
+            assert file.read_bytes() == content
+        assert link.is_symlink()
+
+    def test_errors_name_the_file_that_was_asked_for(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError) as caught:
+            write_bytes(tmp_path / "nowhere" / "file", b"new")
+        assert caught.value.filename == str(tmp_path / "nowhere" / "file")
+        with pytest.raises(IsADirectoryError):
+            write_bytes(tmp_path, b"new")
+
 
 class TestFolders:
     def test_made_with_those_above_it_and_removed_again(self, tmp_path: Path) -> None:

@@ -15,9 +15,15 @@ from verifix.errors import InvalidValue
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new one and nothing in between.
 
+    A link stays one, and a device or pipe, such as ``/dev/stdout``, is written to: neither is replaced by a file.
+
     Raises:
         OSError: it cannot be written, for instance on a full disk; the old content stays then.
     """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    given, path = path, path.resolve()
     beside = path.with_name(f".{path.name}.tmp")
     try:
         with beside.open("wb") as stream:
@@ -25,9 +31,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
-    except OSError:
+    except OSError as error:
         with suppress(OSError):
             beside.unlink()
+        error.filename, error.filename2 = str(given), None  # what the user named
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
