@@ -194,6 +194,47 @@ class TestReport:
         assert f"| a run | {int(correct / 12 * 1000) / 10:.1f} |" in table
         assert "r = 0.1" in out
 
+    def test_norms_are_told_apart(self, verifix: Callable[..., Any], place: Path) -> None:
+        verifix(*command("certify", *SIGMA))
+        verifix(*command("certify", "--noise", "laplace", "--scale", "0.2", "--out", "laplace"))
+        verifix("smooth", "log", "laplace", "--out", "laplace.tsv")
+        for mixed in (["run", "laplace"], ["laplace", "laplace.tsv"]):  # a log is of l2 where nothing is said
+            status, out, err = verifix("smooth", "report", *mixed, "--out", "report")
+            assert (status, out) == (2, "")
+            assert "radii of one norm share a figure" in err
+            assert "laplace (l1)" in err
+            assert not (place / "report").exists()
+        status, _, err = verifix("smooth", "report", "laplace", "b=laplace.tsv", "--norm", "l1", "--out", "report")
+        assert (status, err) == (0, "")
+        numbers = json.loads((place / "report" / "certified_accuracy.json").read_text())["curves"]
+        assert [curve["norm"] for curve in numbers] == ["l1", "l1"]
+
+    def test_names_tell_runs_apart_and_unfinished_ones(self, verifix: Callable[..., Any], place: Path) -> None:
+        verifix(*command("certify", *SIGMA, "--out", "a/run"))
+        verifix(*command("certify", *SIGMA, "--seed", "1", "--out", "b/run"))
+        results = place / "b" / "run" / "results.jsonl"
+        verifix("smooth", "report", "a/run", "b/run", "--out", "report")
+        numbers = json.loads((place / "report" / "certified_accuracy.json").read_text())["curves"]
+        assert [curve["name"] for curve in numbers] == ["a/run", "b/run"]
+        results.write_text("".join(results.read_text().splitlines(keepends=True)[:5]))
+        verifix("smooth", "report", "a/run", "b/run", "--out", "report")
+        numbers = json.loads((place / "report" / "certified_accuracy.json").read_text())["curves"]
+        assert [curve["name"] for curve in numbers] == ["run", "run (5 of 12)"]
+        results.write_text("")
+        for action in ("report", "log"):
+            status, out, err = verifix("smooth", action, "b/run", "--out", "other")
+            assert (status, out) == (2, "")
+            assert "run = b/run: has decided no input yet" in err
+            assert not (place / "other").exists()
+
+    @pytest.mark.parametrize("radius", ["-1", "nan", "inf"])
+    def test_radii_of_the_table(self, verifix: Callable[..., Any], place: Path, radius: str) -> None:
+        verifix(*command("certify", *SIGMA))
+        status, out, err = verifix("smooth", "report", "run", "--radii", radius, "--out", "report")
+        assert (status, out) == (2, "")
+        assert "must be finite and at least 0" in err
+        assert not (place / "report").exists()
+
     def test_malformed_log_names_the_line(self, verifix: Callable[..., Any], place: Path) -> None:
         (place / "bad.tsv").write_text(
             "idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t1\t1\t0.5\t1\t0:00:01\n1\t2\t3\n"

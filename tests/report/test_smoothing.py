@@ -100,6 +100,10 @@ def test_norms_are_not_mixed(tmp_path: Path, curve: SmoothedCurve) -> None:
     assert not list(tmp_path.glob("curves*"))
 
 
+def test_markdown_of_any_name() -> None:
+    assert markdown([["", "r = 0"], ["a|b", "98.0"]]).splitlines()[2] == r"| a\|b | 98.0 |"
+
+
 def test_no_rows() -> None:
     with pytest.raises(InvalidValue, match="at least one input"):
         SmoothedCurve.of("empty", [])

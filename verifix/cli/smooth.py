@@ -20,7 +20,7 @@ REPORT = """Draw certified accuracy against radius, for several runs on one figu
 folders, and from logs in the format that the literature publishes (idx, label, predict, radius, correct, time).
 Writes certified_accuracy.png with its numbers in certified_accuracy.json, and certified_accuracy.md."""
 LOG = """Write a run in the tab-separated format that the literature publishes; radii are rounded down to three
-significant digits."""
+significant digits. The format has no place for their norm: tell it to report where it is not l2."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -57,10 +57,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     options.add_common(predict)
 
     report = actions.add_parser("report", help="certified accuracy against radius", description=REPORT)
-    report.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help="run folders and .tsv logs; NAME=PATH names one")
+    report.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help="run folders and logs; NAME=PATH names one")
     report.add_argument("--out", required=True, metavar="FOLDER", help="folder for the files, made if need be")
     report.add_argument(
         "--radii", nargs="+", type=options.number, metavar="R", help="of the table (default: about ten)"
+    )
+    report.add_argument(
+        "--norm",
+        choices=("l2", "l1", "l0", "linf", "wasserstein"),
+        default="l2",
+        help="what the radii of logs are in, which do not say it (default: l2)",
     )
     report.add_argument("--title", default="", help="of the figure")
 

@@ -111,7 +111,21 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
     | a | 98.0 |
     """
     lines = [table[0], ["---"] * len(table[0]), *table[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def common_norm(curves: Sequence[SmoothedCurve]) -> str:
+    """The norm that the radii of all curves are measured in.
+
+    Raises:
+        InvalidValue: curves of different norms, which share no axis; none at all.
+    """
+    norms = sorted({curve.norm for curve in curves})
+    if len(norms) != 1:
+        named = ", ".join(f"{curve.name} ({curve.norm})" for curve in curves) or "none"
+        raise InvalidValue("curves", named, "radii of one norm share a figure: draw the others on their own")
+    return norms[0]
 
 
 def smoothing_picture(path: str | Path, curves: Sequence[SmoothedCurve], title: str = "") -> None:
@@ -124,9 +138,7 @@ def smoothing_picture(path: str | Path, curves: Sequence[SmoothedCurve], title: 
     """
     from matplotlib.ticker import PercentFormatter
 
-    norms = sorted({curve.norm for curve in curves})
-    if len(norms) != 1:
-        raise InvalidValue("curves", norms, "radii of one norm share a figure: draw the others on their own")
+    norm = common_norm(curves)
     figure = new_figure(7, 4.2)
     axes = figure.subplots()
     for number, curve in enumerate(curves):
@@ -134,7 +146,7 @@ def smoothing_picture(path: str | Path, curves: Sequence[SmoothedCurve], title: 
         colour, line = CLASSES[number % len(CLASSES)], _LINES[number // len(CLASSES) % len(_LINES)]
         label = f"{curve.name} (ACR {rounded_down(curve.average_radius, 3)})"
         axes.step(x, y, where="pre", color=colour, linestyle=line, label=label)
-    axes.set_xlabel(f"{norms[0]} radius")
+    axes.set_xlabel(f"{norm} radius")
     axes.set_ylabel("certified accuracy")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.02)

@@ -341,12 +341,14 @@ def read_run(folder: str | Path) -> tuple[list[LogRow], str]:
     """What a run of :func:`smooth_run` has decided so far, as rows of a log, and the norm of its radii.
 
     Raises:
-        InvalidValue: no such run, or its files are damaged.
+        InvalidValue: no such run, or its files are damaged, or it has decided nothing yet.
     """
     settings = read_settings(folder)
     if settings.get("question") != "certify" or "noise" not in settings:
         raise InvalidValue("run", folder, "is no run of verifix smooth certify")
     records, seconds = read_records(folder, SmoothRecord)
+    if not records:
+        raise InvalidValue("run", folder, "has decided no input yet: continue it with --resume")
     rows = [
         LogRow(record.input, record.label, record.prediction, record.radius or 0.0, took)
         for record, took in zip(records, seconds, strict=True)
