@@ -77,10 +77,7 @@ class Ablation(Noise):
         words = random_words(
             samples.inputs,
             words=2 * self.coordinates,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         ).unflatten(2, (self.coordinates, 2))
         keys = words[..., 0] << 32 | words[..., 1]  # bits of a signed number: the order is another, as random
         kept = torch.zeros(keys.shape, dtype=torch.bool, device=x.device)

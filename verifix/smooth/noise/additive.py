@@ -26,10 +26,7 @@ def add_on_lattice(x: Tensor, samples: Samples, law: Law, scale: float, levels: 
         samples.inputs,
         levels=levels,
         table=lattice_table(law, scale, levels),
-        seed=samples.seed,
-        purpose=samples.purpose,
-        start=samples.start,
-        count=samples.count,
+        **samples.names,
     )
 
 

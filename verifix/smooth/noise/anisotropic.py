@@ -109,10 +109,7 @@ def _normals(x: Tensor, samples: Samples, scale: float | Tensor) -> Tensor:
         samples.inputs,
         law="gaussian",
         scale=scale,
-        seed=samples.seed,
-        purpose=samples.purpose,
-        start=samples.start,
-        count=samples.count,
+        **samples.names,
     )
 
 

@@ -42,6 +42,11 @@ class Samples:
     start: int
     count: int
 
+    @property
+    def names(self) -> dict[str, int]:
+        """What the kernels of noise take beside the inputs, by keyword."""
+        return {"seed": self.seed, "purpose": self.purpose, "start": self.start, "count": self.count}
+
 
 class Noise(ABC):
     """A law of noise on inputs, with the radius that it certifies.

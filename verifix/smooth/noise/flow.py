@@ -71,10 +71,7 @@ class Flow(Noise):
             samples.inputs,
             law="laplace",
             scale=self.scale,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         )
         moved = moved_mass(
             flows[..., :down].unflatten(-1, (height - 1, width)), flows[..., down:].unflatten(-1, (height, width - 1))

@@ -61,10 +61,7 @@ class Gaussian(Noise):
             samples.inputs,
             law="gaussian",
             scale=self.sigma,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         )
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:

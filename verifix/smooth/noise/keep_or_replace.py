@@ -72,10 +72,7 @@ class KeepOrReplace(Noise):
             samples.inputs,
             keep=self.keep,
             levels=self.levels,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         )
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:

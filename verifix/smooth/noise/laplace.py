@@ -60,10 +60,7 @@ class Laplace(Noise):
             samples.inputs,
             law="laplace",
             scale=self.scale,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         )
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:

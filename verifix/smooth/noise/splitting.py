@@ -80,10 +80,7 @@ class Splitting(Noise):
             words = random_words(
                 samples.inputs,
                 words=2,
-                seed=samples.seed,
-                purpose=samples.purpose,
-                start=samples.start,
-                count=samples.count,
+                **samples.names,
             )
             return self._split_levels(x, _below(words, self.evaluations or 1))
         s = self.scale + add_noise(
@@ -91,10 +88,7 @@ class Splitting(Noise):
             samples.inputs,
             law="uniform",
             scale=self.scale,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         )
         period = x.new_full((), 2 * self.scale)  # a tensor: CUDA divides by numbers with their inverses
         above = torch.ceil((x[:, None] - s) / period)

@@ -59,10 +59,7 @@ class Uniform(Noise):
             samples.inputs,
             law="uniform",
             scale=self.scale,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         )
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:

@@ -66,10 +66,7 @@ class UniformBall(Noise):
             samples.inputs,
             law="gaussian",
             scale=1.0,
-            seed=samples.seed,
-            purpose=samples.purpose,
-            start=samples.start,
-            count=samples.count,
+            **samples.names,
         )
         # in whole numbers below 2^23 squares add up exactly, in whatever order
         whole = torch.round(normals * _FINE).long()
