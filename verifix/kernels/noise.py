@@ -67,7 +67,7 @@ def add_noise(
     """
     _check_tensor(x, "x")
     scales = _scales(x, scale) if isinstance(scale, Tensor) else None
-    number = 1.0 if isinstance(scale, Tensor) else _rounded_up(scale)
+    number = 1.0 if isinstance(scale, Tensor) else rounded_up(scale)
     out: Tensor = torch.ops.verifix.add_noise(x, inputs, scales, number, law, seed, purpose, start, count)
     return out
 
@@ -191,7 +191,12 @@ def random_words(inputs: Tensor, *, words: int, seed: int, purpose: int, start: 
     return out
 
 
-def _rounded_up(scale: object) -> float:
+def rounded_up(scale: object) -> float:
+    """The float32 number that a scale is used as: the nearest one that is not below.
+
+    >>> rounded_up(0.1) > 0.1, rounded_up(0.5)
+    (True, 0.5)
+    """
     if not isinstance(scale, (int, float, np.floating)):
         reason = "; noise whose scale depends on the input is not covered by the theorem" if callable(scale) else ""
         raise InvalidType("scale", scale, f"a number or a tensor{reason}")

@@ -159,3 +159,11 @@ def test_radii_are_those_of_the_cuts_on_the_lattice() -> None:
     exact, above = Splitting(0.5, lattice=255), Splitting(0.5 * (1 + 5e-10), lattice=255)
     assert exact.evaluations == above.evaluations
     assert above.radius(probabilities((0.9, 0.1)))[0] <= exact.radius(probabilities((0.9, 0.1)))[0]
+
+
+def test_cuts_are_as_far_apart_as_the_noise_is_wide() -> None:
+    """Noise of scale 0.1 is that of the next float32 above; so are the cuts, or some places were cut twice as often."""
+    x = torch.tensor([[0.3], [0.7]], dtype=torch.float64)
+    one, other = Splitting(0.1).draw(x, Samples(5, Purpose.ESTIMATION, torch.tensor([0, 0]), 0, 50))[..., 0]
+    steps = (other - one) / 0.2
+    assert ((steps - steps.round()) > 1e-8).all()

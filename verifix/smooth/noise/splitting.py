@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifix.errors import InvalidValue
 from verifix.kernels.lattice import check_lattice as lattice_levels
-from verifix.kernels.noise import add_noise, random_words
+from verifix.kernels.noise import add_noise, random_words, rounded_up
 from verifix.kernels.noise_reference import quotient
 from verifix.smooth.noise.base import Noise, Samples
 from verifix.smooth.noise.parameters import check_lattice, check_scale, check_whole
@@ -83,14 +83,15 @@ class Splitting(Noise):
                 **samples.names,
             )
             return self._split_levels(x, _below(words, self.evaluations or 1))
-        s = self.scale + add_noise(
+        half = rounded_up(self.scale)  # as the noise is: cuts must be as far apart as it is wide
+        s = half + add_noise(
             torch.zeros_like(x),
             samples.inputs,
             law="uniform",
             scale=self.scale,
             **samples.names,
         )
-        period = x.new_full((), 2 * self.scale)  # a tensor: CUDA divides by numbers with their inverses
+        period = x.new_full((), 2 * half)  # a tensor: CUDA divides by numbers with their inverses
         above = torch.ceil((x[:, None] - s) / period)
         upper = (period * above + s).clamp(max=1)
         lower = (period * (above - 1) + s).clamp(min=0)
