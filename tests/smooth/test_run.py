@@ -17,7 +17,7 @@ from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.smooth.certify import Question, SmoothedClassifier
 from verifix.smooth.log import read_log, write_log
-from verifix.smooth.noise import Gaussian, KeepOrReplace, Noise, Splitting
+from verifix.smooth.noise import Flow, Gaussian, KeepOrReplace, Noise, Splitting
 from verifix.smooth.run import SmoothRecord, predict_run, read_run, smooth_run
 
 MODEL = linear([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0, -0.4])
@@ -177,6 +177,13 @@ class TestReading:
             (row.index, row.prediction, row.correct) for row in rows
         ]
         assert all(0.99 * row.radius <= printed.radius <= row.radius for printed, row in zip(again, rows, strict=True))
+
+    def test_ground_metrics_are_told_apart(self, tmp_path: Path) -> None:
+        images, model = torch.tensor([[[[1.0, 0.0]]], [[[0.0, 1.0]]]]), nn.Flatten()
+        data = Dataset("npz", "test", images, torch.tensor([0, 1]), classes=2)
+        for ground, norm in (("l1", "wasserstein"), ("l2", "wasserstein (l2 ground)")):
+            smooth_run(model, data, Flow(0.1, ground=ground), QUESTION, out=tmp_path / ground)
+            assert read_run(tmp_path / ground)[1] == norm
 
     def test_half_a_run(self, tmp_path: Path, data: Dataset) -> None:
         smooth_run(MODEL, data, Gaussian(0.25), QUESTION, out=tmp_path)

@@ -21,7 +21,7 @@ from verifix.models import fingerprint, probe
 from verifix.smooth.accuracy import certified_accuracy
 from verifix.smooth.certify import ABSTAIN, EXACT, Certificates, Question, SmoothedClassifier
 from verifix.smooth.log import LogRow
-from verifix.smooth.noise import Noise, Purpose, Samples, noise_from_json
+from verifix.smooth.noise import Flow, Noise, Purpose, Samples, noise_from_json
 from verifix.smooth.radii import round_radii
 from verifix.smooth.rules import predict_counts, proven_level
 from verifix.smooth.sampling import TILE, at_test_time
@@ -338,7 +338,8 @@ def _summary(records: Sequence[PredictRecord], seconds: float, settings: Mapping
 
 
 def read_run(folder: str | Path) -> tuple[list[LogRow], str]:
-    """What a run of :func:`smooth_run` has decided so far, as rows of a log, and the norm of its radii.
+    """What a run of :func:`smooth_run` has decided so far, as rows of a log, and the norm of its radii; for flow noise
+    with another ground metric than l1 with its name, as these distances are others.
 
     Raises:
         InvalidValue: no such run, or its files are damaged, or it has decided nothing yet.
@@ -353,4 +354,6 @@ def read_run(folder: str | Path) -> tuple[list[LogRow], str]:
         LogRow(record.input, record.label, record.prediction, record.radius or 0.0, took)
         for record, took in zip(records, seconds, strict=True)
     ]
-    return rows, noise_from_json(settings["noise"]).norm
+    noise = noise_from_json(settings["noise"])
+    of_ground = isinstance(noise, Flow) and noise.ground != "l1"
+    return rows, f"{noise.norm} ({settings['noise']['ground']} ground)" if of_ground else noise.norm
