@@ -84,7 +84,8 @@ class Sampler:
             purpose: what the samples are for; those of different purposes are independent.
             start, count: samples ``start`` to ``start + count - 1`` of each input.
             inputs: the numbers of the inputs in their data set, ``(n,)`` int64, which name their samples; 0 to n - 1
-                by default. Inputs that are compared must not share a number.
+                by default. Inputs whose answers are counted together must not share a number: give numbers where a
+                data set comes in several batches, or all batches have the same noise and fail together.
 
         Returns:
             ``(n, classes + 1)`` int64 on the device of ``x``, each row of sum ``count``; the last column counts samples
