@@ -274,6 +274,11 @@ class TestReport:
         ([*SIGMA, "--n", "5"], "n = 5"),
         ([*SIGMA, "--n", "0"], "'0' is no whole number of at least 1"),
         ([*SIGMA, "--lattice", "255"], "lattice"),
+        (["--noise", "keep-or-replace", "--keep", "0.8"], "lattice = None: keep-or-replace noise needs it"),
+        (["--noise", "anisotropic"], "noise = anisotropic: has a scale for each coordinate"),
+        (["--noise", "ablation", "--keep", "inf"], "keep = inf: ablation keeps a whole number"),
+        (["--noise", "ablation", "--keep", "nan"], "keep = nan: ablation keeps a whole number"),
+        (["--noise", "ablation", "--keep", "1.5"], "keep = 1.5: ablation keeps a whole number"),
         ([*SIGMA, "--skip", "0"], "'0' is no whole number"),
         ([*SIGMA, "--weights", "nothing.pth"], "weights = nothing.pth: no such file"),
         ([*SIGMA, "--out", "networks.py"], "out = networks.py: is a file"),
@@ -303,6 +308,22 @@ def test_bad_questions(verifix: Callable[..., Any], place: Path, extra: list[str
     assert message in err
     assert err.count("\n") == 1
     assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["radius", "relative-width"])
+def test_nothing_is_drawn_early_where_all_is_tried(verifix: Callable[..., Any], place: Path, name: str) -> None:
+    noise = ["--noise", "splitting", "--scale", "0.5", "--lattice", "16"]
+    status, out, err = verifix(*command("certify", *noise, f"--{name}", "0.5"))
+    assert (status, out) == (2, "")
+    assert "splitting noise on a lattice is tried completely" in err
+    assert not (place / "run").exists()
+
+
+def test_certificates_of_ablation_are_of_any_inputs(verifix: Callable[..., Any], place: Path) -> None:
+    for noise in (["ablation", "--keep", "40"], ["keep-or-replace", "--keep", "0.8", "--lattice", "16"]):
+        status, out, err = verifix(*command("certify", "--noise", *noise, "--out", noise[0]))
+        assert (status, err) == (0, "")
+        assert ("lattice" in out.split("certificates")[1].split("confidence")[0]) == (noise[0] != "ablation")
 
 
 @pytest.mark.parametrize(

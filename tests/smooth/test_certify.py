@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -259,6 +262,19 @@ class TestErrors:
         with pytest.raises(InvalidValue, match=r"\bn = 10: .*11"):  # 2 * 0.5 ** 10 > 0.001
             smoothed.predict(points(1), n=10, alpha=0.001)
 
+    @pytest.mark.parametrize("alpha", [0.001, 1e-12, 1e-30])
+    def test_the_number_that_is_named_is_the_smallest_with_checkpoints_too(self, alpha: float) -> None:
+        def ask(n: int) -> Question:
+            return Question(n0=10, n=n, alpha=alpha, radius=0.5)
+
+        with pytest.raises(InvalidValue) as caught:
+            ask(5)  # one checkpoint, with all of alpha; 101 samples have four
+        found = re.search(f"at alpha = {alpha}, .* at least ([0-9]+) samples", str(caught.value))
+        assert found is not None
+        assert ask(int(found[1])).n == int(found[1])
+        with pytest.raises(InvalidValue):
+            ask(int(found[1]) - 1)
+
     @pytest.mark.parametrize(("change", "named"), [({"rule": "u-certify"}, "rule"), ({"n0": 0}, "n0"), ({"n": 0}, "n")])
     def test_question(self, change: dict[str, Any], named: str) -> None:
         with pytest.raises(InvalidValue, match=f"{named} = "):
@@ -267,6 +283,10 @@ class TestErrors:
     def test_numbers(self) -> None:
         with pytest.raises(InvalidType, match="n is a float"):
             Question(n0=10, n=1e5, alpha=0.01)  # type: ignore[arg-type]
+        with pytest.raises(InvalidType, match="radius is a str"):
+            Question(n0=10, n=1000, alpha=0.01, radius="1")  # type: ignore[arg-type]
+        numpy = Question(np.int64(10), np.int32(1000), 0.01, radius=np.float32(0.5))  # type: ignore[arg-type]
+        assert json.loads(json.dumps(asdict(numpy))) == asdict(Question(10, 1000, 0.01, radius=0.5))
 
     def test_nothing_is_drawn_for_bad_input(self, recorded: Recorded) -> None:
         with pytest.raises(InvalidValue):

@@ -25,6 +25,10 @@ def certify(args: argparse.Namespace) -> int:
     data = _load_data(args)
     noise = _make_noise(args, data)
     exact = isinstance(noise, Splitting) and noise.lattice is not None
+    for name in ("radius", "relative_width"):
+        if exact and getattr(args, name) is not None:
+            remedy = "splitting noise on a lattice is tried completely, and nothing is gained: leave it out"
+            raise InvalidValue(name, getattr(args, name), remedy)
     asked = (args.n0, args.n, args.alpha, args.rule, args.radius, args.relative_width)
     question = None if exact else Question(*asked)
     model = options.load_network(args, data, device)
@@ -59,7 +63,12 @@ def _load_data(args: argparse.Namespace) -> Dataset:
 def _make_noise(args: argparse.Namespace, data: Dataset) -> Noise:
     """The noise of ``--noise`` with the parameters that are given."""
     given: dict[str, Any] = {name: getattr(args, name) for name in _PARAMETERS if getattr(args, name) is not None}
-    if args.noise == "keep-or-replace" and "lattice" in given:
+    if args.noise == "anisotropic":
+        remedy = "has a scale for each coordinate: use verifix.smooth.noise.AnisotropicGaussian from Python"
+        raise InvalidValue("noise", args.noise, remedy)
+    if args.noise == "keep-or-replace":
+        if "lattice" not in given:
+            raise InvalidValue("lattice", None, "keep-or-replace noise needs it: the levels of inputs, such as 255")
         given["levels"] = given.pop("lattice")
     if args.noise in ("ablation", "uniform-ball"):
         given["coordinates"] = data.images[:1].numel()
@@ -72,7 +81,7 @@ def _make_noise(args: argparse.Namespace, data: Dataset) -> Noise:
 
 
 def _whole(name: str, value: float) -> int:
-    if value != int(value):
+    if not value.is_integer():  # nor are inf and nan
         raise InvalidValue(name, value, "ablation keeps a whole number of coordinates")
     return int(value)
 

@@ -13,7 +13,14 @@ from torch import Tensor
 from verifix.errors import InvalidType, InvalidValue
 from verifix.smooth.noise import Noise, Purpose, Splitting
 from verifix.smooth.probabilities import Probabilities
-from verifix.smooth.rules import bound_counts, predict_counts, proven_level, require_samples, split_from_selection
+from verifix.smooth.rules import (
+    bound_counts,
+    predict_counts,
+    proven_level,
+    require_samples,
+    smallest_n,
+    split_from_selection,
+)
 from verifix.smooth.sampling import Sampler
 from verifix.smooth.sequential import Answer, Enclosure, Radius, SequentialRule
 
@@ -134,10 +141,16 @@ class Question:
     def __post_init__(self) -> None:
         for name in ("n0", "n"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
                 raise InvalidType(name, value, "a whole number")
             if value < 1:
                 raise InvalidValue(name, value, "must be at least 1")
+            object.__setattr__(self, name, int(value))  # numpy's are none of JSON's
+        for name in ("radius", "relative_width"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating | None):
+                raise InvalidType(name, value, "a number")
+            object.__setattr__(self, name, None if value is None else float(value))
         proven_level(self.rule, self.alpha)  # refuses what is wrong with them
         if self.radius is not None and self.relative_width is not None:
             raise InvalidValue("relative_width", self.relative_width, "leave it out where a radius is asked for")
@@ -145,9 +158,20 @@ class Question:
             raise InvalidValue("radius", self.radius, "must be finite and above 0")
         if self.relative_width is not None and not 0 < self.relative_width < 1:
             raise InvalidValue("relative_width", self.relative_width, "must be above 0 and below 1")
-        sequential = self.sequential
-        alpha = self.alpha if sequential is None else sequential.level(self.n)
-        require_samples(self.n, alpha, self.rule, alpha if self.rule == "t-certify" else None)
+        if self.sequential is None:
+            require_samples(self.n, self.alpha, self.rule, self.alpha if self.rule == "t-certify" else None)
+            return
+        least = self.n
+        while (needed := self._needed_up_to(least)) > least:  # more samples have more checkpoints, and lower levels
+            least = needed
+        if least > self.n:
+            remedy = f"is too small to certify anything with {self.rule} at alpha = {self.alpha}"
+            raise InvalidValue("n", self.n, f"{remedy}, shared out among checkpoints: take at least {least} samples")
+
+    def _needed_up_to(self, limit: int) -> int:
+        """The least number of samples that can certify anything at the level of the last of so many."""
+        level = SequentialRule(self.alpha, self.rule, limit=limit).level(limit)
+        return smallest_n(level, self.rule, level if self.rule == "t-certify" else None)
 
     @property
     def sequential(self) -> SequentialRule | None:
