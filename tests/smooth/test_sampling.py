@@ -228,6 +228,25 @@ class TestErrors:
         finally:
             torch.set_num_threads(before)
 
+    @pytest.mark.parametrize(
+        ("x", "message"),
+        [
+            (torch.zeros(1, 2, dtype=torch.float64), r"shape \(100, 2\) and type torch.float64: RuntimeError: mat1"),
+            (torch.zeros(1, 3), r"shape \(100, 3\) and type torch.float32: RuntimeError: mat1"),
+        ],
+    )
+    def test_inputs_that_the_model_cannot_take(self, x: Tensor, message: str) -> None:
+        with pytest.raises(InvalidValue, match=f"model = Linear: fails on noisy inputs of {message}") as caught:
+            Sampler(nn.Linear(2, 2), Gaussian(0.5), classes=2).votes(x, Purpose.SELECTION, count=5)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        assert "\n" not in str(caught.value)
+
+    def test_numbers_of_inputs_are_a_tensor(self) -> None:
+        with pytest.raises(InvalidType, match="inputs is a list"):
+            Sampler(nn.Linear(2, 2), Gaussian(0.5), classes=2).votes(
+                torch.zeros(1, 2), Purpose.SELECTION, count=5, inputs=[0]
+            )
+
     def test_a_model_that_cannot_be_copied(self) -> None:
         model = nn.Linear(2, 2)
         model.lock = threading.Lock()  # type: ignore[assignment]

@@ -102,6 +102,8 @@ class Sampler:
             check_lattice(x, self.noise.lattice)
         if inputs is None:
             inputs = torch.arange(len(x), device=x.device)
+        if not isinstance(inputs, Tensor):
+            raise InvalidType("inputs", inputs, "a tensor of whole numbers, (n,) int64")
         if inputs.shape != (len(x),):
             raise InvalidValue("inputs.shape", tuple(inputs.shape), f"one number for each of the {len(x)} inputs")
 
@@ -159,11 +161,11 @@ class Sampler:
             own = noisy[done : done + tile - place]
             done += len(own)
             if len(own) == tile:
-                logits = model(own)
+                logits = self._logits(model, own)
             else:
                 images = own.new_zeros(tile, *own.shape[1:])
                 images[place : place + len(own)] = own
-                logits = model(images)
+                logits = self._logits(model, images)
             if not isinstance(logits, Tensor) or logits.shape != (tile, self.classes):
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
                 remedy = f"must give (batch, classes) = {(tile, self.classes)}, got {got}"
@@ -171,6 +173,14 @@ class Sampler:
             if logits.dtype not in (torch.float32, torch.float64):
                 logits = logits.float()
             add_votes(logits[place : place + len(own)][None], counts)
+
+    def _logits(self, model: nn.Module, images: Tensor) -> object:
+        try:
+            return model(images)
+        except Exception as error:
+            line = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            remedy = f"fails on noisy inputs of shape {tuple(images.shape)} and type {images.dtype}: {line}"
+            raise InvalidValue("model", type(self.model).__name__, remedy) from error
 
 
 def _whole_tiles(images: int, tile: int) -> int:
