@@ -81,13 +81,16 @@ class TestCounts:
         model, x, found = getattr(zoo, name)(), torch.rand(2, 1, 28, 28), []
         with torch.no_grad():
             model[-1].bias -= model(x + torch.randn(100, 1, 28, 28)[:2] / 2).mean(0)
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            for batch in (1, 10, 1000, 4096):
-                sampler = Sampler(model, Gaussian(0.5), classes=10, batch=batch)
-                found.append(sampler.votes(x, Purpose.ESTIMATION, count=1150))
+        before = torch.get_num_threads()
+        try:
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                for batch in (1, 10, 1000, 4096):
+                    sampler = Sampler(model, Gaussian(0.5), classes=10, batch=batch)
+                    found.append(sampler.votes(x, Purpose.ESTIMATION, count=1150))
+        finally:
+            torch.set_num_threads(before)
         assert all(torch.equal(votes, found[0]) for votes in found)
-        torch.set_num_threads(1)
 
     @pytest.mark.parametrize("first", [1, 50, 99, 100, 101, 250])
     def test_parts_add_up(self, first: int) -> None:
