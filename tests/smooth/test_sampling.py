@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,12 +18,24 @@ from verifix.smooth.noise import Gaussian, Purpose, Samples, Splitting
 from verifix.smooth.sampling import TILE, Sampler
 
 
+@contextmanager
+def using(threads: int) -> Iterator[None]:
+    """So many threads of torch, which nothing here may change."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        found = torch.get_num_threads()
+        torch.set_num_threads(before)
+    assert found == threads
+
+
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == before
-    torch.set_num_threads(before)
 
 
 def network() -> tuple[nn.Module, Tensor]:
@@ -65,14 +78,9 @@ class TestCounts:
     def test_batch_and_threads_change_nothing(self, batch: int, threads: int) -> None:
         model, x = network()
         expected = Sampler(model, Gaussian(0.3), classes=5).votes(x, Purpose.ESTIMATION, count=1234)
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+        with using(threads):
             sampler = Sampler(model, Gaussian(0.3), classes=5, batch=batch)
             assert torch.equal(sampler.votes(x, Purpose.ESTIMATION, count=1234), expected)
-            assert torch.get_num_threads() == threads
-        finally:
-            torch.set_num_threads(before)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["mnist_small", "mnist_large"])
@@ -81,15 +89,11 @@ class TestCounts:
         model, x, found = getattr(zoo, name)(), torch.rand(2, 1, 28, 28), []
         with torch.no_grad():
             model[-1].bias -= model(x + torch.randn(100, 1, 28, 28)[:2] / 2).mean(0)
-        before = torch.get_num_threads()
-        try:
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                for batch in (1, 10, 1000, 4096):
+        for threads in (1, 2):
+            for batch in (1, 10, 1000, 4096):
+                with using(threads):
                     sampler = Sampler(model, Gaussian(0.5), classes=10, batch=batch)
                     found.append(sampler.votes(x, Purpose.ESTIMATION, count=1150))
-        finally:
-            torch.set_num_threads(before)
         assert all(torch.equal(votes, found[0]) for votes in found)
 
     @pytest.mark.parametrize("first", [1, 50, 99, 100, 101, 250])
@@ -159,11 +163,10 @@ class TestModel:
                 return torch.stack([self.seen[:, 0], -self.seen[:, 0]], 1)
 
         barrier = threading.Barrier(2)
-        torch.set_num_threads(2)
-        votes = Sampler(Remembering(), Gaussian(0.1), classes=2).votes(
-            torch.tensor([[1.0], [-1.0]]), Purpose.ESTIMATION, count=TILE
-        )
-        torch.set_num_threads(1)
+        with using(2):
+            votes = Sampler(Remembering(), Gaussian(0.1), classes=2).votes(
+                torch.tensor([[1.0], [-1.0]]), Purpose.ESTIMATION, count=TILE
+            )
         assert votes.tolist() == [[TILE, 0, 0], [0, TILE, 0]]
 
     def test_nan_is_counted_apart(self) -> None:
@@ -222,14 +225,8 @@ class TestErrors:
     )
     def test_shapes(self, model: nn.Module, message: str, threads: int) -> None:
         x = torch.zeros(4, 2, 2) if isinstance(model, nn.Identity) else torch.zeros(4, 2)
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            with pytest.raises(InvalidValue, match=message):
-                Sampler(model, Gaussian(0.5), classes=2).votes(x, Purpose.SELECTION, count=200)
-            assert torch.get_num_threads() == threads
-        finally:
-            torch.set_num_threads(before)
+        with using(threads), pytest.raises(InvalidValue, match=message):
+            Sampler(model, Gaussian(0.5), classes=2).votes(x, Purpose.SELECTION, count=200)
 
     @pytest.mark.parametrize(
         ("x", "message"),
