@@ -87,11 +87,11 @@ class TestCertify:
         ]  # fmt: skip
 
     def test_batch_and_threads_change_nothing(self, verifix: Callable[..., Any], place: Path) -> None:
-        contents = set()
+        contents, before = set(), torch.get_num_threads()
         for number, extra in enumerate((["--batch", "1"], ["--batch", "4096"], ["--threads", "2"])):
             assert verifix(*command("certify", *SIGMA, *extra, "--out", f"run{number}")).status == 0
             contents.add((place / f"run{number}" / "results.jsonl").read_bytes())
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
         assert len(contents) == 1
 
     def test_skip_and_limit(self, verifix: Callable[..., Any], place: Path) -> None:
