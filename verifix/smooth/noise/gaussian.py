@@ -7,19 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from verifix.kernels.noise import add_noise
 from verifix.smooth.gaussian_radius import gaussian_radius
-from verifix.smooth.noise.additive import add_on_lattice, lattice_variation
-from verifix.smooth.noise.base import Noise, Samples
+from verifix.smooth.noise.additive import Additive
 from verifix.smooth.noise.parameters import check_lattice, check_scale, check_whole
 from verifix.smooth.noise.rounding import lowered
 from verifix.smooth.probabilities import Probabilities
 
 
 @dataclass(frozen=True)
-class Gaussian(Noise):
+class Gaussian(Additive):
     """Independent normal noise ``N(0, sigma^2)`` on every coordinate.
 
     The radius is ``sigma / 2 (z(p_A) - z(p_B))`` in l2, z the standard normal quantile: Cohen et al. 2019, theorem 1.
@@ -53,16 +50,9 @@ class Gaussian(Noise):
         object.__setattr__(self, "sigma", check_scale("sigma", self.sigma))
         object.__setattr__(self, "lattice", check_lattice(self.lattice))
 
-    def draw(self, x: Tensor, samples: Samples) -> Tensor:
-        if self.lattice is not None:
-            return add_on_lattice(x, samples, "gaussian", self.sigma, self.lattice)
-        return add_noise(
-            x,
-            samples.inputs,
-            law="gaussian",
-            scale=self.sigma,
-            **samples.names,
-        )
+    @property
+    def spread(self) -> float:
+        return self.sigma
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:
         return gaussian_radius(probabilities, self.sigma)
@@ -71,9 +61,6 @@ class Gaussian(Noise):
         """The l_inf radius that the l2 radius implies on inputs of d coordinates, the l2 radius over sqrt d."""
         root = np.sqrt(float(check_whole("coordinates", coordinates)))
         return lowered(self.radius(probabilities) / root, 3)  # root and quotient: half a unit each
-
-    def total_variation(self, coordinates: int) -> float:
-        return lattice_variation("gaussian", self.sigma, self.lattice, coordinates)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "sigma": self.sigma, "lattice": self.lattice}

@@ -7,18 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from verifix.kernels.noise import add_noise
-from verifix.smooth.noise.additive import add_on_lattice, lattice_variation
-from verifix.smooth.noise.base import Noise, Samples
+from verifix.smooth.noise.additive import Additive
 from verifix.smooth.noise.parameters import check_lattice, check_scale
 from verifix.smooth.noise.rounding import lowered
 from verifix.smooth.probabilities import Probabilities
 
 
 @dataclass(frozen=True)
-class Laplace(Noise):
+class Laplace(Additive):
     """Independent Laplace noise on every coordinate, of density ``exp(-|t| / scale) / (2 scale)``.
 
     The radius is ``scale / 2 (v(p_A) - v(p_B))`` in l1, v the quantile of the Laplace law of scale 1: ``v(p) = log 2p``
@@ -52,22 +49,12 @@ class Laplace(Noise):
         object.__setattr__(self, "scale", check_scale("scale", self.scale))
         object.__setattr__(self, "lattice", check_lattice(self.lattice))
 
-    def draw(self, x: Tensor, samples: Samples) -> Tensor:
-        if self.lattice is not None:
-            return add_on_lattice(x, samples, "laplace", self.scale, self.lattice)
-        return add_noise(
-            x,
-            samples.inputs,
-            law="laplace",
-            scale=self.scale,
-            **samples.names,
-        )
+    @property
+    def spread(self) -> float:
+        return self.scale
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:
         return laplace_radius(probabilities, self.scale)
-
-    def total_variation(self, coordinates: int) -> float:
-        return lattice_variation("laplace", self.scale, self.lattice, coordinates)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "scale": self.scale, "lattice": self.lattice}

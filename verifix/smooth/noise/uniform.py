@@ -7,18 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from verifix.kernels.noise import add_noise
-from verifix.smooth.noise.additive import add_on_lattice, lattice_variation
-from verifix.smooth.noise.base import Noise, Samples
+from verifix.smooth.noise.additive import Additive
 from verifix.smooth.noise.parameters import check_lattice, check_scale, check_whole
 from verifix.smooth.noise.rounding import lowered
 from verifix.smooth.probabilities import Probabilities
 
 
 @dataclass(frozen=True)
-class Uniform(Noise):
+class Uniform(Additive):
     """Independent noise on every coordinate, uniform on ``[-scale, scale]``.
 
     The radius is ``scale (p_A - p_B)`` in l1 (Lee et al. 2019; Yang et al. 2020, ``2 scale (p_A - 1/2)`` for
@@ -51,16 +48,9 @@ class Uniform(Noise):
         object.__setattr__(self, "scale", check_scale("scale", self.scale))
         object.__setattr__(self, "lattice", check_lattice(self.lattice))
 
-    def draw(self, x: Tensor, samples: Samples) -> Tensor:
-        if self.lattice is not None:
-            return add_on_lattice(x, samples, "uniform", self.scale, self.lattice)
-        return add_noise(
-            x,
-            samples.inputs,
-            law="uniform",
-            scale=self.scale,
-            **samples.names,
-        )
+    @property
+    def spread(self) -> float:
+        return self.scale
 
     def radius(self, probabilities: Probabilities) -> NDArray[np.float64]:
         return lipschitz_radius(probabilities, self.scale)
@@ -74,9 +64,6 @@ class Uniform(Noise):
             # log1p and expm1 are trusted to 4 units in the last place each; errors in their arguments at most double
             radius = -2 * self.scale * np.expm1(np.log1p(-gap / 2) / coordinates)
         return np.where(gap > 0, lowered(radius, 16), np.nan)
-
-    def total_variation(self, coordinates: int) -> float:
-        return lattice_variation("uniform", self.scale, self.lattice, coordinates)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "scale": self.scale, "lattice": self.lattice}
