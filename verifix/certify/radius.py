@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from verifix.bounds import MethodLike
+from verifix.bounds import Method, MethodLike
 from verifix.bounds.method import exact_methods
 from verifix.bounds.rounding import plain_arithmetic
-from verifix.bounds.tiles import budget
+from verifix.bounds.tiles import Budget, budget
 from verifix.certify.certify import classifier, logits_at_test_time, lower_margins
 from verifix.certify.search import Margin, largest_radius
-from verifix.certify.specification import Margins
+from verifix.certify.specification import Margins, Specification
 from verifix.certify.verdict import Verdict
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
@@ -110,15 +110,28 @@ def radius(
 
         def margin(inputs: Tensor, eps: Tensor) -> Tensor:
             sets = points.select(inputs.to(x.device)).with_eps(eps)
-            parts = [
-                lower_margins(graph, sets.select(tile), specification, methods, within.passes, inputs[tile])
-                for tile in within.tiles(len(inputs), torch.float64)
-            ]
-            rows = torch.cat(parts)
-            return (rows.amin(1) if rows.shape[1] else rows.new_full((len(rows),), math.inf)).cpu()
+            return smallest_margins(graph, sets, specification, methods, within, inputs)
 
         labels = specification.labels.to(predictions.device)
         return search_radii(margin, clean_margins(logits, labels), most, predictions == labels, predictions, tolerance)
+
+
+def smallest_margins(
+    graph: Graph,
+    sets: LpBall,
+    specification: Specification,
+    methods: tuple[Method, ...],
+    within: Budget,
+    index: Tensor,
+) -> Tensor:
+    """The smallest lower bound of any row over each set, of the inputs with these numbers: ``(n,)``, on the CPU, infinite
+    where there is no row."""
+    parts = [
+        lower_margins(graph, sets.select(tile), specification, methods, within.passes, index[tile])
+        for tile in within.tiles(len(index), torch.float64)
+    ]
+    rows = torch.cat(parts)
+    return (rows.amin(1) if rows.shape[1] else rows.new_full((len(rows),), math.inf)).cpu()
 
 
 def check_tolerance(tolerance: object) -> None:

@@ -19,8 +19,15 @@ from verifix.bounds.method import exact_methods
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.bounds.tiles import budget
 from verifix.certify import Margins, Radii, Rows, Verdict, certify
-from verifix.certify.certify import classifier, logits_at_test_time, lower_margins
-from verifix.certify.radius import TOLERANCE, check_tolerance, clean_margins, largest_eps, search_radii
+from verifix.certify.certify import classifier, logits_at_test_time
+from verifix.certify.radius import (
+    TOLERANCE,
+    check_tolerance,
+    clean_margins,
+    largest_eps,
+    search_radii,
+    smallest_margins,
+)
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
 from verifix.sets import Ball, LpBall
@@ -181,14 +188,7 @@ class BiasedLogits:
                 index = inputs.to(x.device)
                 sets, rows = points.select(index).with_eps(eps), specification.rows(index, points.center)
                 chosen = Rows(rows, self._offsets(specification, found, eps.to(x.device), index))
-                parts = [
-                    lower_margins(graph, sets.select(tile), chosen, methods, within.passes, tile)
-                    for tile in within.tiles(len(inputs), torch.float64)
-                ]
-                lowest = torch.cat(parts)
-                if not lowest.shape[1]:
-                    return lowest.new_full((len(lowest),), torch.inf).cpu()
-                return lowest.amin(1).cpu()
+                return smallest_margins(graph, sets, chosen, methods, within, torch.arange(len(inputs)))
 
             labels = specification.labels.to(predictions.device)
             biased = logits + self.bias * self._boosted(found.labels, logits.shape[1])
