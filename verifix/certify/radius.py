@@ -124,8 +124,10 @@ def smallest_margins(
     within: Budget,
     index: Tensor,
 ) -> Tensor:
-    """The smallest lower bound of any row over each set, of the inputs with these numbers: ``(n,)``, on the CPU, infinite
-    where there is no row."""
+    """The smallest lower bound of any row over each set, of the inputs with these numbers: ``(n,)``, on the CPU.
+
+    Infinite where there is no row.
+    """
     parts = [
         lower_margins(graph, sets.select(tile), specification, methods, within.passes, index[tile])
         for tile in within.tiles(len(index), torch.float64)
