@@ -86,6 +86,11 @@ def lattice_table(law: str, scale: float, levels: int) -> LatticeTable:
 
 
 def check_levels(levels: int) -> None:
+    """Refuse what is no number of lattice steps per unit.
+
+    Raises:
+        InvalidType, InvalidValue: it is not a whole number, or not from 1 to 65535.
+    """
     if isinstance(levels, bool) or not isinstance(levels, int):
         raise InvalidType("levels", levels, "a whole number")
     if not 1 <= levels <= 65535:
