@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from verifix.attack import pgd
+from verifix.attack import PGD
 from verifix.certify import certify
 from verifix.data import Dataset, load
 from verifix.graph import Graph, capture
@@ -118,11 +118,15 @@ def _evaluate(
     x, y = test.images, test.labels
     with torch.no_grad():
         clean = float((model(x).argmax(1) == y).float().mean())
+    pgd = PGD(
+        steps=settings.attack_steps, restarts=settings.attack_restarts, relative_step_size=0.1, final_step=0.1,
+        start_from="both", loss="margin",
+    )  # fmt: skip
     attacked, certified, broken = [], [], 0
     for done, eps in enumerate(settings.eps):
         sets = Ball("linf", eps, box=(0, 1)).around(x)
         verified = certify(graph, x, y, sets, METHOD).verified
-        attack = pgd(model, y, sets, steps=settings.attack_steps, restarts=settings.attack_restarts, seed=settings.seed)
+        attack = pgd(model, x, y, sets, seed=settings.seed)
         broken += int((verified & attack.success).sum())
         attacked.append(1 - float(attack.success.float().mean()))
         certified.append(float(verified.float().mean()))

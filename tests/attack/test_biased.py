@@ -12,7 +12,7 @@ from tests.smooth.biased.search import NORMS, Norm, uniform
 from tests.smooth.biased.test_differentiable import network
 from tests.smooth.biased.test_linear import build
 from tests.smooth.biased.test_multiclass import plane_problem
-from verifix.attack import attack_biased, pgd
+from verifix.attack import PGD, attack_biased
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball
 from verifix.smooth.biased import BiasedLinear, NearestNeighbour
@@ -71,7 +71,7 @@ def test_finds_what_plain_descent_does_not() -> None:
         decision = classifier.decision(points)
         return torch.stack([torch.zeros_like(decision), decision], 1)
 
-    assert not pgd(scores, torch.tensor([1]), ball.around(x)).success.any()
+    assert not PGD()(scores, x, torch.tensor([1]), ball).success.any()
     found = attack_biased(classifier, x, inputs=ball)
     assert found.success.all() and (found.examples[:, 0] < 0).all() and found.predictions.tolist() == [-1]
 

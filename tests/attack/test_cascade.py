@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import verifix as vx
 from tests.certify.examples import linear
 from tests.networks import relu_network
-from verifix.attack import attack_cascade, pgd
+from verifix.attack import PGD, attack_cascade
 from verifix.bounds import NAMED
 from verifix.certify import Cascade
 from verifix.data import Dataset, load
@@ -120,7 +120,7 @@ def test_published_cascade(data_dir: Path, models_dir: Path) -> None:
     assert stages is not None
     cascade = Cascade(stages, vx.Ball("linf", 0.3, (0, 1)))
     before = cascade.predict(data.images)
-    found = pgd(stages[0], before.predictions, cascade.around(data.images))
+    found = PGD()(stages[0], data.images, before.predictions, cascade.around(data.images))
     assert cascade.around(data.images).contains(found.examples).all()
     after = cascade.predict(found.examples)
     counted_right = (before.stages >= 0) & (before.predictions == data.labels)

@@ -13,7 +13,7 @@ from torch import nn
 
 import verifix as vx
 from tests.certify.examples import digits, linear
-from verifix.attack import pgd
+from verifix.attack import PGD
 from verifix.certify import certify_run, detect_run
 from verifix.data import Dataset
 from verifix.errors import InvalidType, InvalidValue
@@ -39,7 +39,7 @@ def test_no_adversarial_example_passes(norm: Norm, box: tuple[float, float] | No
     right = model(x).argmax(1) == y
     x, y = x[right], y[right]
     ball = vx.Ball(norm, {"linf": 0.02, "l2": 0.1, "l1": 0.3}[norm], box)
-    attack = pgd(model, y, ball.around(x), restarts=3)
+    attack = PGD(steps=40, restarts=3)(model, x, y, ball)
     assert 5 < attack.success.sum() < len(x)
     found = vx.detect(model, attack.examples, ball)
     assert torch.equal(found.predictions != y, attack.success)
@@ -54,7 +54,7 @@ def test_examples_on_the_boundary_of_the_ball_pass_nowhere() -> None:
     assert not vx.detect(model, x, vx.Ball("linf", found.radii)).flagged.any()
     assert vx.detect(model, x, vx.Ball("linf", found.uncertified)).flagged.all()
     ball = vx.Ball("linf", 2 * found.radii)
-    attack = pgd(model, own, ball.around(x), restarts=2)
+    attack = PGD(steps=40, restarts=2)(model, x, own, ball)
     flagged = vx.detect(model, attack.examples, ball).flagged
     assert flagged[attack.success].all()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import verifix as vx
-from verifix.attack import pgd
+from verifix.attack import PGD
 from verifix.data import Dataset, load
 from verifix.graph import Graph
 from verifix.models import load_model
@@ -60,7 +60,7 @@ def test_no_adversarial_example_passes(data_dir: Path, models_dir: Path) -> None
     assert graph.model is not None
     right = graph.model(data.images).argmax(1) == data.labels
     x, y = data.images[right], data.labels[right]
-    attack = pgd(graph.model, y, ball.around(x), steps=20)
+    attack = PGD(steps=20, loss="margin", start_from="both")(graph.model, x, y, ball)
     assert attack.success.sum() >= 5
     flagged = vx.detect(graph, attack.examples, ball, "cap").flagged
     assert flagged[attack.success].all()

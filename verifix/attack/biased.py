@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifix.attack.pgd import pgd, random_point
+from verifix.attack.draws import Draws
+from verifix.attack.projected_gradient import PGD
+from verifix.attack.steps import random_start
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, LpBall
 from verifix.sets.base import check_points
@@ -49,7 +51,7 @@ def attack_biased(
     """Look in the ball around each input for a point that the smoothed classifier gives another class.
 
     The oracle is constant on pieces, the Voronoi cells of the reserved points, and plain descent does not know that
-    others are near. So projected gradient descent (:func:`verifix.attack.pgd`) on the smoothed classifier starts from
+    others are near. So projected gradient descent (:class:`verifix.attack.PGD`) on the smoothed classifier starts from
     the input; from random points; and, for each of the nearest opposing points, from just beyond the border of its
     cell, where a step in the ball's own norm reaches it soonest, and from the point itself, projected into the ball.
     It goes from each start once by the gradient of the current piece, and once by one that sees the pieces: the label
@@ -64,7 +66,9 @@ def attack_biased(
         x: inputs ``(n, *shape)``, in raw units.
         y: labels ``(n,)``: -1 and 1, or classes; by default the smoothed classifier's own predictions.
         inputs: the ball to put around each input, of any norm and with its box.
-        steps, step_size, restarts, seed: as in :func:`verifix.attack.pgd`.
+        steps, step_size: as in :class:`verifix.attack.PGD`; steps are fractions of the radius and fall to a tenth.
+        restarts: so many starts, the input and random points.
+        seed: of these.
         neighbours: so many opposing points of each input are tried, two starts for each.
 
     Raises:
@@ -87,14 +91,15 @@ def attack_biased(
     labels = model.classes(exact) if y is None else model.places(y, len(x))
     if restarts < 1:
         raise InvalidValue("restarts", restarts, "must be at least 1")
-    generator = torch.Generator().manual_seed(seed)
-    starts = [exact, *(random_point(sets, generator) for _ in range(restarts - 1))]
+    draws, who = Draws(seed, exact), torch.arange(len(x), device=x.device)
+    starts = [exact, *(random_start(sets, draws, who, sample=sample) for sample in range(1, restarts))]
     starts += _starts(classifier.oracle, exact, sets, neighbours)
     each = torch.arange(len(x), device=x.device).repeat(len(starts))
     many, together = sets.select(each), torch.cat(starts)
+    pgd = PGD(steps=steps, relative_step_size=step_size, final_step=0.1, loss="margin")
     found = [exact]
     for scores in (model, _Scores(classifier, smooth=True)):
-        ends = pgd(scores, labels[each], many, steps=steps, step_size=step_size, start=together).examples
+        ends = pgd(scores, exact[each], labels[each], many, start=together, stop=False).examples
         found.extend(ends.split(len(x)))
     margins = torch.stack([_margins(model(points).detach(), labels) for points in found])
     margins = torch.where(torch.stack([sets.contains(points) for points in found]), margins, torch.inf)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifix.attack.pgd import pgd
+from verifix.attack.criteria import Criterion
+from verifix.attack.projected_gradient import PGD
 from verifix.bounds import Engine
 from verifix.certify import Answers, Cascade
 from verifix.certify.cascade import NONE
@@ -42,7 +43,7 @@ def attack_cascade(
 ) -> CascadeAttack:
     """Look in the ball around each input for a point that the cascade gives another certified answer.
 
-    Projected gradient descent (:func:`verifix.attack.pgd`) on the certificate itself: the adversary chooses the point,
+    Projected gradient descent (:class:`verifix.attack.PGD`) on the certificate itself: the adversary chooses the point,
     with it the stage, and maximises the certified margin of another class there; bounds are differentiated with respect
     to the center of the ball. Where the input has a certified answer, success would be a bug in verifix.
 
@@ -51,7 +52,8 @@ def attack_cascade(
         x: inputs ``(n, *shape)``, in raw units.
         agreement: attack algorithm 4; if false, the rule without its agreement test, by which the first stage that
             certifies its own prediction answers. Nothing protects that one.
-        steps, step_size, restarts, seed: as in :func:`verifix.attack.pgd`.
+        steps, restarts, seed: as in :class:`verifix.attack.PGD`.
+        step_size: a fraction of the radius; steps fall to a tenth of it.
 
     Raises:
         InvalidValue, InvalidType: as :meth:`verifix.Cascade.predict`.
@@ -60,7 +62,7 @@ def attack_cascade(
     graphs = cascade.graphs(x)
 
     def scores(points: Tensor) -> Tensor:
-        """How far each class is certified at points, by the best stage that the rule lets answer; 0 for the own one."""
+        """How far each class is certified at points, by the best stage that the rule lets answer."""
         around = cascade.around(points)
         best = points.new_full((len(points), graphs[0].shape[0]), -torch.inf)
         agreed = torch.full_like(best, torch.inf)
@@ -68,14 +70,32 @@ def attack_cascade(
             best = torch.maximum(best, torch.minimum(agreed, _certified_margins(cascade, graph, around)))
             if agreement:
                 agreed = torch.minimum(agreed, _margins(graph(points)))
-        return best.scatter(1, labels[:, None], 0.0)
+        return best
 
-    labels = before.clamp(min=0)
-    found = pgd(scores, labels, cascade.around(x), steps=steps, step_size=step_size, restarts=restarts, seed=seed)
+    pgd = PGD(
+        steps=steps, restarts=restarts, relative_step_size=step_size, final_step=0.1, start_from="both", loss="margin"
+    )
+    found = pgd(scores, x, _CertifiedOther(before.clamp(min=0)), cascade.around(x), seed=seed)
     answers = cascade.predict(found.examples)
     after = _certified(answers, agreement)
     inside = cascade.around(x).contains(found.examples)
     return CascadeAttack((before != NONE) & (after != NONE) & (after != before) & inside, found.examples, answers)
+
+
+class _CertifiedOther(Criterion):
+    """Another class than the label is certified: its margin is positive."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def check(self, n: int, classes: int) -> None:
+        """The cascade has made both."""
+
+    def margins(self, logits: Tensor, index: Tensor) -> Tensor:
+        return -logits.scatter(1, self.labels[index][:, None], -torch.inf).amax(1)
+
+    def met(self, logits: Tensor, index: Tensor) -> Tensor:
+        return self.margins(logits, index) < 0
 
 
 def _certified(answers: Answers, agreement: bool) -> Tensor:

@@ -56,7 +56,7 @@ def certify(
     ['verified', 'unknown']
     """
     methods = share_delta(parse_method(method))
-    sets = _input_sets(x, inputs)
+    sets = input_sets(x, inputs)
     graph = classifier(model, x)
     specification = y if isinstance(y, Specification) else Margins(y, graph.shape[0])
     specification.check(len(x), graph.shape[0])
@@ -96,7 +96,8 @@ def predict(graph: Graph, x: Tensor, memory: int | None = None) -> Tensor:
     return logits.argmax(1)
 
 
-def _input_sets(x: Tensor, inputs: Ball | InputSet) -> InputSet:
+def input_sets(x: Tensor, inputs: Ball | InputSet) -> InputSet:
+    """The sets that ``inputs`` stands for, one for each of the inputs, each of which lies in its own."""
     if not isinstance(x, Tensor):
         raise InvalidType("x", x, "a torch.Tensor (n, ...)")
     if isinstance(inputs, Ball):

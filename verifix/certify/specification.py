@@ -121,18 +121,18 @@ class Rows(Specification):
         return margins
 
 
-def check_labels(labels: object, classes: int) -> Tensor:
+def check_labels(labels: object, classes: int, name: str = "y") -> Tensor:
     """Labels as int64 ``(n,)`` in ``[0, classes)``."""
     if not isinstance(labels, Tensor):
-        raise InvalidType("y", labels, "a torch.Tensor of class numbers (n,)")
+        raise InvalidType(name, labels, "a torch.Tensor of class numbers (n,)")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InvalidType("y", labels, f"integer class numbers, not {labels.dtype}")
+        raise InvalidType(name, labels, f"integer class numbers, not {labels.dtype}")
     if labels.dim() != 1:
-        raise InvalidValue("y", f"tensor of shape {tuple(labels.shape)}", "must be (n,)")
+        raise InvalidValue(name, f"tensor of shape {tuple(labels.shape)}", "must be (n,)")
     bad = (labels < 0) | (labels >= classes)
     if bad.any():
         raise InvalidValue(
-            "y",
+            name,
             f"label {int(labels[bad][0])} at {int(bad.nonzero()[0])}",
             f"labels must be in [0, {classes - 1}] for this network",
         )

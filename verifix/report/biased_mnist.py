@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from verifix.attack import attack_biased, pgd
+from verifix.attack import PGD, attack_biased
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.report.style import Progress
@@ -228,8 +228,8 @@ class _Experiment:
 
     def attacked(self, norm: Norm, eps: float) -> Tensor:
         """Test inputs under PGD on the base network."""
-        sets = Ball(norm, eps, BOX).around(self.x)
-        return pgd(self.model, self.y, sets, steps=self.settings.steps, step_size=2.5 / self.settings.steps).examples
+        pgd = PGD(steps=self.settings.steps, final_step=0.1, start_from="both", loss="margin")
+        return pgd(self.model, self.x, self.y, Ball(norm, eps, BOX), stop=False).examples
 
     def biased(self, x: Tensor, alphas: tuple[float, ...], norm: Norm) -> list[float]:
         """Accuracy of the biased classifier (equation 5) at each alpha: g, gradient and oracle are the same."""

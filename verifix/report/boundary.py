@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from verifix.attack.pgd import Classifier
+from verifix.attack.problem import Classifier
 from verifix.report.style import CLASSES, MARKERS, RED, new_figure
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from verifix.attack.pgd import Classifier
+from verifix.attack.problem import Classifier
 from verifix.bounds import Polygon
 from verifix.report.style import GRAY, GREEN, new_figure
 from verifix.sets import InputSet

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from verifix.attack import pgd
+from verifix.attack import PGD
 from verifix.bounds import NAMED, outer_polygons
 from verifix.certify import certify
 from verifix.data import Dataset
@@ -100,7 +100,8 @@ def _ball(points: Tensor, eps: float) -> InputSet:
 def _result(name: str, graph: Graph, data: Dataset, settings: ToySettings) -> ToyResult:
     sets = _ball(data.images, settings.eps)
     certified = certify(graph, data.images, data.labels, sets, settings.method).verified
-    attacked = pgd(graph, data.labels, sets, restarts=20, seed=settings.seed).success
+    pgd = PGD(steps=40, restarts=20, relative_step_size=0.1, final_step=0.1, start_from="both", loss="margin")
+    attacked = pgd(graph, data.images, data.labels, sets, seed=settings.seed).success
     return ToyResult(name, torch.as_tensor(certified), attacked, int((torch.as_tensor(certified) & attacked).sum()))
 
 

@@ -217,6 +217,15 @@ class LpBall(InputSet):
             inside &= ((x.double() >= low - tolerance) & (x.double() <= high + tolerance)).flatten(1).all(1)
         return inside
 
+    def distance(self, x: Tensor) -> Tensor:
+        step, eps = x.double() - self._center.double(), self.eps.expand_as(self._center)
+        if (
+            self.eps.shape[1:].numel() > 1
+        ):  # by the coordinate with the largest radius; infinite where a fixed one moved
+            step = torch.where(step == 0, 0.0, step * eps.flatten(1).amax(1).reshape(-1, *[1] * (step.dim() - 1)) / eps)
+        order = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}[self.norm]
+        return torch.linalg.vector_norm(step.flatten(1), ord=order, dim=1)
+
     def select(self, index: Tensor | slice) -> LpBall:
         box = None if self.box is None else (_pick(self.box[0], index), _pick(self.box[1], index))
         return self._copy(self._center[index], _pick(self.eps, index), box)

@@ -61,6 +61,11 @@ class InputSet(ABC):
         """Whether each ``x`` lies in its set, decided in float64, ``(n,)``; ``tolerance`` is added to the radius."""
 
     @abstractmethod
+    def distance(self, x: Tensor) -> Tensor:
+        """How far each ``x`` is from its center, in the units of the set's radius and in float64, ``(n,)``; a box has
+        no norm of its own and takes l_inf."""
+
+    @abstractmethod
     def select(self, index: Tensor | slice) -> InputSet:
         """The sets of some of the inputs."""
 

@@ -64,6 +64,9 @@ class Box(InputSet):
         inside = (x.double() >= self.lower.double() - tolerance) & (x.double() <= self.upper.double() + tolerance)
         return inside.flatten(1).all(1)
 
+    def distance(self, x: Tensor) -> Tensor:
+        return (x.double() - self.center.double()).abs().flatten(1).amax(1)
+
     def select(self, index: Tensor | slice) -> Box:
         return Box(self.lower[index], self.upper[index])
 
