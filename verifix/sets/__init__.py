@@ -1,7 +1,8 @@
-"""Where an input may be: lp balls, with and without a box, and arbitrary boxes."""
+"""Where an input may be: lp balls, with and without a box, arbitrary boxes, and Wasserstein balls."""
 
 from verifix.sets.ball import Ball, LpBall
 from verifix.sets.base import InputSet
 from verifix.sets.box import Box
+from verifix.sets.wasserstein import Wasserstein, WassersteinBall
 
-__all__ = ["Ball", "Box", "InputSet", "LpBall"]
+__all__ = ["Ball", "Box", "InputSet", "LpBall", "Wasserstein", "WassersteinBall"]

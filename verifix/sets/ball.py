@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +84,11 @@ class Ball:
             InvalidValue: when ``x`` holds NaN, or lies outside the box, or eps does not fit its shape.
         """
         return LpBall(x, self.norm, self.eps, self.box)
+
+    def settings(self) -> dict[str, Any]:
+        """What a run records of the threat model."""
+        box = None if self.box is None else [_plain(side) for side in self.box]
+        return {"norm": self.norm, "eps": _plain(self.eps), "box": box}
 
 
 class LpBall(InputSet):
@@ -252,6 +258,10 @@ class LpBall(InputSet):
 
 def _is_number(side: object) -> bool:
     return isinstance(side, (int, float, Tensor)) and not isinstance(side, bool)
+
+
+def _plain(side: float | Tensor) -> Any:
+    return side.tolist() if isinstance(side, Tensor) else side
 
 
 def _euclidean(flat: Tensor) -> Tensor:
