@@ -118,7 +118,7 @@ class WassersteinBall(InputSet):
         return x
 
     def project(self, x: Tensor, method: str = "exact", **options: Any) -> Tensor:
-        """The nearest point of each ball: exactly, or (``"sinkhorn"``) for an entropic cost; see the modules named so."""
+        """The nearest point of each ball: exactly, or (``"sinkhorn"``) for an entropic cost."""
         self.check_like("x", x)
         if method == "exact":
             from verifix.sets.wasserstein.projection import project_exact
@@ -165,7 +165,7 @@ class WassersteinBall(InputSet):
 
 
 def total_mass(x: Tensor) -> Tensor:
-    """The sum of each image ``(n, ...)`` in float64, ``(n,)``: pair by pair, so that it does not depend on the batch."""
+    """The sum of each image ``(n, ...)``, ``(n,)`` float64: pair by pair, so that it does not depend on the batch."""
     x = x.detach().double().flatten(1)
     while x.shape[1] > 1:
         half = (x.shape[1] + 1) // 2
