@@ -60,11 +60,11 @@ def test_no_adversarial_example_passes(data_dir: Path, models_dir: Path) -> None
     assert graph.model is not None
     right = graph.model(data.images).argmax(1) == data.labels
     x, y = data.images[right], data.labels[right]
-    attack = PGD(steps=20, loss="margin", start_from="both")(graph.model, x, y, ball)
+    attack = PGD(steps=20, loss="margin")(graph.model, x, y, ball)
     assert attack.success.sum() >= 5
     flagged = vx.detect(graph, attack.examples, ball, "cap").flagged
     assert flagged[attack.success].all()
-    assert not flagged.all()
+    assert vx.detect(graph, x, ball, "cap").flagged.sum() < 20  # and inputs that nobody has touched pass
 
 
 @pytest.mark.slow
