@@ -45,6 +45,30 @@ def add_votes(*, logits: int, counts: int, n: int, count: int, classes: int, dty
 def clopper_pearson(
     *, successes: int, trials: int, level: int, lower: int, failure: int, count: int, threads: int
 ) -> None: ...
+def transport_linear(
+    *,
+    x: int,
+    g: int,
+    image: int,
+    row: int,
+    cost: int,
+    budget: int,
+    upper: int,
+    multiplier: int,
+    z: int,
+    value: int,
+    plan_cost: int,
+    images: int,
+    rows: int,
+    pairs: int,
+    channels: int,
+    height: int,
+    width: int,
+    window: int,
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
 def config() -> Config: ...
 
 class _Steps:

@@ -4,6 +4,7 @@
 #include "data_type.h"
 #include "noise.h"
 #include "plan.h"
+#include "transport_linear.h"
 #include "verifix/abs_median.h"
 #include "verifix/clopper_pearson.h"
 #include "verifix/isa.h"
@@ -39,6 +40,13 @@ struct CpuNoise {
     }
     static void random_words(const RandomWords& job, int threads, const std::string& isa) {
         random_words_cpu(job, threads, isa_named(isa));
+    }
+};
+
+struct CpuTransportLinear {
+    template <class T>
+    static void run(const TransportLinear<T>& job, int threads, const std::string& isa) {
+        transport_linear_cpu(job, threads, isa_named(isa));
     }
 };
 
@@ -97,5 +105,6 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
           py::arg("lower"), py::arg("failure"), py::arg("count"), py::arg("threads"),
           py::call_guard<py::gil_scoped_release>());
     bind_plans(m);
+    bind_transport_linear<CpuTransportLinear, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     m.def("config", &config, "What was built, and which instruction sets this processor has.");
 }

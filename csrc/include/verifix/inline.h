@@ -4,6 +4,8 @@
 
 #if defined(__CUDACC__)
 #define VERIFIX_INLINE static __host__ __device__ __forceinline__
+#define VERIFIX_INLINE_MEMBER __host__ __device__ __forceinline__
 #else
 #define VERIFIX_INLINE static inline __attribute__((always_inline))
+#define VERIFIX_INLINE_MEMBER inline __attribute__((always_inline))
 #endif

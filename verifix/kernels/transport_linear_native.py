@@ -1,0 +1,80 @@
+"""Linear forms over balls of transport plans by ``verifix._C`` and ``verifix._C_cuda``; arguments have been checked."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verifix.kernels import native, transport_linear_reference
+
+
+class Native:
+    """The operators of one library; where it is missing, those of the reference."""
+
+    def __init__(self, library: str) -> None:
+        self.library = library
+
+    def linear_support(
+        self, x: Tensor, g: Tensor, which: Tensor, row: Tensor, cost: Tensor, budget: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        module = native.module_or_none(self.library)
+        if module is None:
+            return transport_linear_reference.linear_support(x, g, which, row, cost, budget)
+        upper, multiplier = _vector(x, which), _vector(x, which)
+        self._run(module, x, g, which, row, cost, budget, upper=upper, multiplier=multiplier)
+        return upper, multiplier
+
+    def linear_maximiser(
+        self, x: Tensor, g: Tensor, which: Tensor, row: Tensor, cost: Tensor, budget: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        module = native.module_or_none(self.library)
+        if module is None:
+            return transport_linear_reference.linear_maximiser(x, g, which, row, cost, budget)
+        z, value, plan_cost = x.new_empty(len(which), *x.shape[1:]), _vector(x, which), _vector(x, which)
+        bounds = {"upper": _vector(x, which), "multiplier": _vector(x, which)}
+        self._run(module, x, g, which, row, cost, budget, **bounds, z=z, value=value, plan_cost=plan_cost)
+        return z, value, plan_cost
+
+    def _run(
+        self, module: Any, x: Tensor, g: Tensor, which: Tensor, row: Tensor, cost: Tensor, budget: Tensor, **out: Tensor
+    ) -> None:
+        x, g, which, row, budget = (part.contiguous() for part in (x, g, which, row, budget))
+        cost = cost.detach().cpu().contiguous()
+        with contextlib.ExitStack() as stack:
+            if x.is_cuda:
+                stack.enter_context(torch.cuda.device(x.device))
+                where = {"stream": torch.cuda.current_stream(x.device).cuda_stream}
+            else:
+                where = {"threads": torch.get_num_threads(), "isa": native.isa()}
+            module.transport_linear(
+                x=x.data_ptr(),
+                g=g.data_ptr(),
+                image=which.data_ptr(),
+                row=row.data_ptr(),
+                cost=cost.data_ptr(),
+                budget=budget.data_ptr(),
+                **{name: out[name].data_ptr() if name in out else 0 for name in _RESULTS},
+                images=len(x),
+                rows=len(g),
+                pairs=len(which),
+                channels=x.shape[1],
+                height=x.shape[2],
+                width=x.shape[3],
+                window=math.isqrt(len(cost)),
+                dtype=str(x.dtype).removeprefix("torch."),
+                **where,
+            )
+
+
+_RESULTS = ("upper", "multiplier", "z", "value", "plan_cost")
+
+
+def _vector(x: Tensor, which: Tensor) -> Tensor:
+    return x.new_empty(len(which), dtype=torch.float64)
+
+
+cpu, cuda = Native("verifix._C"), Native("verifix._C_cuda")
