@@ -79,12 +79,15 @@ class WassersteinBall(InputSet):
             raise InvalidValue("window", None, "transport = flow has no plans of a window")
         return window_cost(self.threat.ground, self.threat.window).to(self._center.device)
 
-    def hull(self) -> tuple[Tensor, Tensor]:
+    def balanced_hull(self) -> tuple[Tensor, Tensor]:
+        """What every pixel can lose and gain where no box is in the way, float64 ``(n, C, H, W)``."""
         x, budget = self._center.detach().double(), self.budget_above
         if self.threat.window is None:
-            lower, upper = flow_hull(x, budget)
-        else:
-            lower, upper = window_hull(x, self.cost, budget, self.threat.window)
+            return flow_hull(x, budget)
+        return window_hull(x, self.cost, budget, self.threat.window)
+
+    def hull(self) -> tuple[Tensor, Tensor]:
+        lower, upper = self.balanced_hull()
         if self.box is not None:
             upper = torch.minimum(upper, self.box[1])
         return _rounded(lower, self._center.dtype, -torch.inf), _rounded(upper, self._center.dtype, torch.inf)
@@ -177,8 +180,12 @@ def total_mass(x: Tensor) -> Tensor:
 def _rounded(exact: Tensor, dtype: torch.dtype, side: float) -> Tensor:
     """Cast from float64 without ever moving away from ``side``."""
     short = exact.to(dtype)
-    wrong = short.double() > exact if side < 0 else short.double() < exact
-    return torch.where(wrong, torch.nextafter(short, torch.full_like(short, side)), short)
+    wrong = short.detach().double() > exact if side < 0 else short.detach().double() < exact
+    outward = torch.where(wrong, torch.nextafter(short.detach(), torch.full_like(short, side)), short.detach())
+    if not short.requires_grad:
+        return outward
+    # exact for what training meets: a unit in the last place, added
+    return short + torch.where(wrong, outward - short.detach(), 0.0)
 
 
 def _check_images(x: Tensor) -> None:
