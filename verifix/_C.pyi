@@ -69,6 +69,26 @@ def transport_linear(
     threads: int,
     isa: str,
 ) -> None: ...
+def project_plan(
+    *,
+    plan: int,
+    x: int,
+    cost: int,
+    budget: int,
+    start: int,
+    out: int,
+    multiplier: int,
+    shape: tuple[int, int, int, int, int],
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
+def plan_image(
+    *, plan: int, image: int, shape: tuple[int, int, int, int, int], dtype: str, threads: int, isa: str
+) -> None: ...
+def plan_gradient(
+    *, image: int, plan: int, shape: tuple[int, int, int, int, int], dtype: str, threads: int, isa: str
+) -> None: ...
 def config() -> Config: ...
 
 class _Steps:

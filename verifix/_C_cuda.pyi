@@ -42,6 +42,25 @@ def add_votes(*, logits: int, counts: int, n: int, count: int, classes: int, dty
 def clopper_pearson(
     *, successes: int, trials: int, level: int, lower: int, failure: int, count: int, stream: int
 ) -> None: ...
+def project_plan(
+    *,
+    plan: int,
+    x: int,
+    cost: int,
+    budget: int,
+    start: int,
+    out: int,
+    multiplier: int,
+    shape: tuple[int, int, int, int, int],
+    dtype: str,
+    stream: int,
+) -> None: ...
+def plan_image(
+    *, plan: int, image: int, shape: tuple[int, int, int, int, int], dtype: str, stream: int
+) -> None: ...
+def plan_gradient(
+    *, image: int, plan: int, shape: tuple[int, int, int, int, int], dtype: str, stream: int
+) -> None: ...
 def config() -> Config: ...
 
 class _BackwardSchedule:

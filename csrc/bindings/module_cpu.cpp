@@ -5,6 +5,7 @@
 #include "noise.h"
 #include "plan.h"
 #include "transport_linear.h"
+#include "transport_project.h"
 #include "verifix/abs_median.h"
 #include "verifix/clopper_pearson.h"
 #include "verifix/isa.h"
@@ -67,6 +68,21 @@ void clopper_pearson(std::uintptr_t successes, std::uintptr_t trials, std::uintp
                         threads);
 }
 
+struct CpuTransportProject {
+    template <class T>
+    static void project_plan(const ProjectPlan<T>& job, int threads, const std::string& isa) {
+        project_plan_cpu(job, threads, isa_named(isa));
+    }
+    template <class T>
+    static void plan_image(const T* plan, T* image, TransportShape shape, int threads, const std::string&) {
+        plan_image_cpu(plan, image, shape, threads);
+    }
+    template <class T>
+    static void plan_gradient(const T* image, T* plan, TransportShape shape, int threads, const std::string&) {
+        plan_gradient_cpu(image, plan, shape, threads);
+    }
+};
+
 py::dict config() {
     py::list known, available;
     for (const Isa isa : all_isas) {
@@ -104,6 +120,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("clopper_pearson", &clopper_pearson, py::kw_only(), py::arg("successes"), py::arg("trials"), py::arg("level"),
           py::arg("lower"), py::arg("failure"), py::arg("count"), py::arg("threads"),
           py::call_guard<py::gil_scoped_release>());
+    bind_transport_project<CpuTransportProject, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_plans(m);
     bind_transport_linear<CpuTransportLinear, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     m.def("config", &config, "What was built, and which instruction sets this processor has.");

@@ -6,6 +6,7 @@
 #include "data_type.h"
 #include "noise.h"
 #include "plan.h"
+#include "transport_project.h"
 #include "verifix/abs_median.h"
 #include "verifix/clopper_pearson.h"
 #include "verifix/cuda.h"
@@ -60,6 +61,21 @@ void add_votes(std::uintptr_t logits, std::uintptr_t counts, std::int64_t n, std
     });
 }
 
+struct CudaTransportProject {
+    template <class T>
+    static void project_plan(const ProjectPlan<T>& job, std::uintptr_t stream) {
+        project_plan_cuda(job, memory<void>(stream));
+    }
+    template <class T>
+    static void plan_image(const T* plan, T* image, TransportShape shape, std::uintptr_t stream) {
+        plan_image_cuda(plan, image, shape, memory<void>(stream));
+    }
+    template <class T>
+    static void plan_gradient(const T* image, T* plan, TransportShape shape, std::uintptr_t stream) {
+        plan_gradient_cuda(image, plan, shape, memory<void>(stream));
+    }
+};
+
 py::dict config() {
     const CudaMachine machine = cuda_machine();
     py::dict facts;
@@ -82,6 +98,7 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
     bind_noise<CudaNoise, std::uintptr_t>(m, py::arg("stream"));
     m.def("add_votes", &add_votes, py::kw_only(), py::arg("logits"), py::arg("counts"), py::arg("n"), py::arg("count"),
           py::arg("classes"), py::arg("dtype"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
+    bind_transport_project<CudaTransportProject, std::uintptr_t>(m, py::arg("stream"));
     bind_plans(m);
     m.def("config", &config, "What was built, and whether a driver and a GPU are there.");
 }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
+from verifix.kernels import transport_project_native
 from verifix.kernels import transport_project_reference as reference
 
 
@@ -224,6 +225,8 @@ def _define(name: str, schema: str, checked: Any) -> None:
     torch.library.define(f"verifix::{name}", schema)
     torch.library.register_fake(f"verifix::{name}", with_(None))
     torch.library.register_kernel(f"verifix::{name}", "default", with_(reference))
+    torch.library.register_kernel(f"verifix::{name}", "cpu", with_(transport_project_native.cpu))
+    torch.library.register_kernel(f"verifix::{name}", "cuda", with_(transport_project_native.cuda))
 
 
 _define(
