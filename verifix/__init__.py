@@ -26,7 +26,7 @@ from verifix.certify import (
     radius,
 )
 from verifix.graph import Graph, capture
-from verifix.sets import Ball, Box, InputSet
+from verifix.sets import Ball, Box, InputSet, Wasserstein
 
 __all__ = [
     "Ball",
@@ -43,6 +43,7 @@ __all__ = [
     "Result",
     "Rows",
     "Verdict",
+    "Wasserstein",
     "bounds",
     "capture",
     "certify",

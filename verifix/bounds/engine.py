@@ -280,12 +280,12 @@ class Engine:
     def _interval_node(self, name: str) -> Interval:
         """The interval pass up to a node, from the bounds that nonlinear operations have."""
         for node in self.graph.ancestors(name) if name != INPUT else []:
-            if node.name in self._intervals:
+            if node.name in self._intervals or self._starts(node.name):
                 continue
             if isinstance(node.operation, Nonlinear):
                 self._intervals[node.name] = self._image(node.name, node.operation, node.inputs[0])
                 continue
-            sides = [self._intervals[source] if source != INPUT else self.inputs.hull() for source in node.inputs]
+            sides = [self._side(source) for source in node.inputs]
             compiled = None if torch.is_grad_enabled() else self._compiled(node)
             if compiled is not None:
                 self._intervals[node.name] = self._compiled_interval(compiled, node, sides)
@@ -294,8 +294,22 @@ class Engine:
                 [self._shaped(source, side[i]) for source, side in zip(node.inputs, sides, strict=True)] for i in (0, 1)
             )
             self._intervals[node.name] = node.operation.interval(lowers, uppers)
-        lower, upper = self.inputs.hull() if name == INPUT else self._intervals[name]
+        lower, upper = self._side(name)
         return self._rounded(name, self._shaped(name, lower), self._shaped(name, upper))
+
+    def _starts(self, name: str) -> bool:
+        """Whether the interval pass starts at a node: nothing but affine operations is before it, and its input sets
+        have more to say of these than of their inputs."""
+        return self.inputs.starts_from_support and name != INPUT and not self.graph.nonlinear(name)
+
+    def _side(self, name: str) -> Interval:
+        """The interval of the input or of a node that the pass has met, without the bound on its rounding."""
+        if name == INPUT:
+            return self.inputs.hull()
+        if name not in self._intervals and self._starts(name):
+            lower, upper = self._pass(name, None, upper=True)
+            self._intervals[name] = lower, lower if upper is None else upper
+        return self._intervals[name]
 
     def _image(self, name: str, operation: Nonlinear, source: str) -> Interval:
         """The interval of a nonlinear node; flat lines, where the method has these, are that already."""

@@ -14,14 +14,14 @@ from verifix.certify.specification import Margins, Specification
 from verifix.certify.verdict import Result, Verdict
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph, capture
-from verifix.sets import Ball, InputSet
+from verifix.sets import Ball, InputSet, Wasserstein
 
 
 def certify(
     model: nn.Module | Graph,
     x: Tensor,
     y: Tensor | Specification,
-    inputs: Ball | InputSet,
+    inputs: Ball | Wasserstein | InputSet,
     method: MethodLike = "crown",
     *,
     memory: int | None = None,
@@ -32,7 +32,8 @@ def certify(
         model: a classifier that returns logits ``(n, classes)``, or its graph (:func:`verifix.capture`).
         x: inputs ``(n, *shape)``, in raw units, float32 or float64.
         y: labels ``(n,)``; or a :class:`Specification` such as :class:`verifix.Rows`.
-        inputs: a :class:`verifix.Ball` to put around each input, or an input set made from them.
+        inputs: a :class:`verifix.Ball` or :class:`verifix.Wasserstein` to put around each input, or an input set made
+            from them.
         method: ``ibp``, ``crown-ibp``, ``cap``, ``crown``; several joined by ``+`` for the best of each margin.
         memory: byte budget of all that is computed here; default a quarter of what is free.
 
@@ -96,11 +97,11 @@ def predict(graph: Graph, x: Tensor, memory: int | None = None) -> Tensor:
     return logits.argmax(1)
 
 
-def input_sets(x: Tensor, inputs: Ball | InputSet) -> InputSet:
+def input_sets(x: Tensor, inputs: Ball | Wasserstein | InputSet) -> InputSet:
     """The sets that ``inputs`` stands for, one for each of the inputs, each of which lies in its own."""
     if not isinstance(x, Tensor):
         raise InvalidType("x", x, "a torch.Tensor (n, ...)")
-    if isinstance(inputs, Ball):
+    if isinstance(inputs, (Ball, Wasserstein)):
         return inputs.around(x)
     if not isinstance(inputs, InputSet):
         raise InvalidType("inputs", inputs, "a Ball, or an input set such as Ball('linf', eps=0.1).around(x)")

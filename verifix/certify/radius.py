@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from verifix.certify.specification import Margins, Specification
 from verifix.certify.verdict import Verdict
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
-from verifix.sets import Ball, LpBall
+from verifix.sets import Ball, InputSet, LpBall, Wasserstein, WassersteinBall
 from verifix.sets.base import Norm, check_points
 
 TOLERANCE = 1e-5
@@ -55,7 +55,7 @@ def radius(
     x: Tensor,
     y: Tensor | None = None,
     *,
-    norm: Norm = "linf",
+    norm: Norm | Wasserstein = "linf",
     box: tuple[float | Tensor, float | Tensor] | None = None,
     method: MethodLike = "crown",
     max_eps: float | None = None,
@@ -75,10 +75,11 @@ def radius(
         model: a classifier that returns logits ``(n, classes)``, or its graph (:func:`verifix.capture`).
         x: inputs ``(n, *shape)``, in raw units, float32 or float64.
         y: labels ``(n,)`` that are to be certified; by default the model's own predictions.
-        norm, box: of the :class:`verifix.Ball` around each input; the box is never dropped.
+        norm, box: of the :class:`verifix.Ball` around each input; the box is never dropped. Or a
+            :class:`verifix.Wasserstein`, whose eps is not looked at, and no box beside it.
         method: as in :func:`verifix.certify`.
         max_eps: the largest radius to try; by default the distance to the farthest corner of the box, beyond which a
-            ball does not grow, or 2**20.
+            ball does not grow, or 2**20; for Wasserstein balls where all mass may go as far as it can.
         tolerance: relative, between 1e-9 and 1.
         memory: byte budget of all that is computed here; default a quarter of what is free.
 
@@ -96,7 +97,7 @@ def radius(
     ['0.50000', '0.12500', '0.00000']
     """
     methods = exact_methods(method)
-    balls = Ball(norm, 0.0, box).around(check_points("x", x).detach())
+    balls = threat_at_zero(norm, box).around(check_points("x", x).detach())
     most = largest_eps(balls, max_eps)
     check_tolerance(tolerance)
     graph = classifier(model, x)
@@ -116,9 +117,18 @@ def radius(
         return search_radii(margin, clean_margins(logits, labels), most, predictions == labels, predictions, tolerance)
 
 
+def threat_at_zero(norm: Norm | Wasserstein, box: tuple[float | Tensor, float | Tensor] | None) -> Ball | Wasserstein:
+    """The threat model of a search for radii, at radius zero."""
+    if not isinstance(norm, Wasserstein):
+        return Ball(norm, 0.0, box)
+    if box is not None:
+        raise InvalidValue("box", box, "is part of the Wasserstein threat model: give it there")
+    return replace(norm, eps=0.0)
+
+
 def smallest_margins(
     graph: Graph,
-    sets: LpBall,
+    sets: InputSet,
     specification: Specification,
     methods: tuple[Method, ...],
     within: Budget,
@@ -184,7 +194,7 @@ def clean_margins(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(torch.isfinite(exact).all(1), margins, math.nan).cpu()
 
 
-def largest_eps(balls: LpBall, max_eps: float | None) -> Tensor:
+def largest_eps(balls: LpBall | WassersteinBall, max_eps: float | None) -> Tensor:
     """The largest radius to try for each input: where the ball is the whole box, at the latest."""
     if max_eps is not None and (isinstance(max_eps, bool) or not isinstance(max_eps, (int, float))):
         raise InvalidType("max_eps", max_eps, "a number")
@@ -192,6 +202,8 @@ def largest_eps(balls: LpBall, max_eps: float | None) -> Tensor:
     if not 0 < most < math.inf:
         raise InvalidValue("max_eps", max_eps, "must be finite and above 0")
     limit = torch.full((len(balls),), most, dtype=torch.float64)
+    if isinstance(balls, WassersteinBall):
+        return torch.minimum(balls.reach.cpu(), limit)
     if balls.box is None:
         return limit
     center, (lower, upper) = balls.center.double(), balls.box

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from verifix.bounds.method import exact_methods
 from verifix.bounds.tiles import check_memory
-from verifix.certify.radius import TOLERANCE, radius
+from verifix.certify.radius import TOLERANCE, radius, threat_at_zero
 from verifix.certify.run import (
     DEFAULT_BATCH,
     Progress,
@@ -30,7 +30,7 @@ from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.graph import Graph
 from verifix.models import probe
-from verifix.sets import Ball
+from verifix.sets import Wasserstein
 from verifix.sets.base import Norm
 
 
@@ -55,7 +55,7 @@ def radius_run(
     data: Dataset,
     *,
     out: str | Path,
-    norm: Norm = "linf",
+    norm: Norm | Wasserstein = "linf",
     box: tuple[float | Tensor, float | Tensor] | None = None,
     method: str = "cap",
     max_eps: float | None = None,
@@ -79,7 +79,7 @@ def radius_run(
     methods = exact_methods(method)  # refuses names that it does not know
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     memory = check_memory(memory, device)
-    ball = Ball(norm, 0.0, box)
+    ball = threat_at_zero(norm, box)
     ball.around(data.images)  # refuses inputs outside the box before anything is written
     resolved = dict(settings or {}) | run_settings(model, data, ball, method, None, batch)
     resolved |= {"eps": None, "max_eps": max_eps, "tolerance": tolerance}

@@ -28,7 +28,7 @@ from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
 from verifix.models import fingerprint, probe
-from verifix.sets import Ball, InputSet
+from verifix.sets import Ball, InputSet, Wasserstein
 
 DEFAULT_BATCH = 50
 
@@ -64,7 +64,7 @@ Summariser = Callable[[list[Record], float, Mapping[str, Any]], dict[str, Any]]
 def certify_run(
     model: nn.Module | Sequence[nn.Module],
     data: Dataset,
-    ball: Ball,
+    ball: Ball | Wasserstein,
     *,
     out: str | Path,
     method: str = "cap",
@@ -107,7 +107,11 @@ def certify_run(
     memory = check_memory(memory, device)
     methods = parse_method(method, estimator)  # refuses names that it does not know
     share_delta(methods)  # refuses estimates
-    cascade = None if isinstance(model, nn.Module) else Cascade(model, ball, methods, memory=memory)
+    cascade = None
+    if not isinstance(model, nn.Module):
+        if not isinstance(ball, Ball):
+            raise InvalidValue("norm", ball.norm, "cascades are certified on lp balls only")
+        cascade = Cascade(model, ball, methods, memory=memory)
     resolved = dict(settings or {}) | run_settings(model, data, ball, method, estimator, batch)
     # refuses inputs outside the box, all at once and before anything is written
     inputs = (ball if cascade is None else cascade).around(data.images)
@@ -304,7 +308,7 @@ def _summary_of_cascade(records: Sequence[CascadeRecord], stages: int) -> dict[s
 def run_settings(
     model: nn.Module | Sequence[nn.Module],
     data: Dataset,
-    ball: Ball,
+    ball: Ball | Wasserstein,
     method: str,
     estimator: Estimator | None,
     batch: int,
@@ -323,17 +327,11 @@ def run_settings(
         "data": f"{data.name}:{data.split}",
         "data_sha256": data.digest(),
         "limit": len(data),
-        "norm": ball.norm,
-        "eps": _plain(ball.eps),
-        "box": None if ball.box is None else [_plain(side) for side in ball.box],
+        **ball.settings(),
         "method": method,
         "batch": batch,
         "dtype": str(data.images.dtype).removeprefix("torch."),
     }
-
-
-def _plain(value: float | Tensor) -> Any:
-    return value.tolist() if isinstance(value, Tensor) else float(value)
 
 
 def environment(device: torch.device, memory: int) -> dict[str, Any]:

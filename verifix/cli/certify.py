@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     options.add_model(parser)
     options.add_data(parser)
     options.add_eps(parser)
-    options.add_norm(parser)
+    options.add_threat(parser)
     options.add_method(parser)
     options.add_estimator(parser)
     parser.add_argument(
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from verifix.cli.show import progress_meter, show_summary
 
     device = options.apply_common(args)
-    ball = options.make_ball(args, args.eps)
+    ball = options.make_threat(args, args.eps)
     estimator = Estimator.parse(args.estimator, delta=args.delta, seed=args.seed)
     share_delta(parse_method(args.method, estimator))
     data = options.load_data(args)

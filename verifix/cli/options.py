@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # torch is loaded by the commands that need it, not for --hel
     from torch import nn
 
     from verifix.data import Dataset
-    from verifix.sets import Ball
+    from verifix.sets import Ball, Wasserstein
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -105,6 +105,20 @@ def add_norm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--box", nargs=2, type=number, metavar=("LO", "HI"), help="the range that every input stays in (default: none)"
     )
+
+
+def add_threat(parser: argparse.ArgumentParser) -> None:
+    """Add ``--norm`` and ``--box``, and what ``--norm wasserstein`` takes; see :func:`make_threat`."""
+    parser.add_argument("--norm", default="linf", help="linf, l2, l1 or wasserstein (default: linf)")
+    parser.add_argument(
+        "--box", nargs=2, type=number, metavar=("LO", "HI"), help="the range that every input stays in (default: none)"
+    )
+    group = parser.add_argument_group("with --norm wasserstein")
+    group.add_argument("--ground", help="euclidean, squared-euclidean or l1, in pixels (default: euclidean; flow: l1)")
+    group.add_argument("--window", type=positive, metavar="K", help="mass moves inside K x K pixels, odd (default: 5)")
+    group.add_argument("--mass", help="normalised: eps is in fractions of the mass; raw (default: normalised)")
+    group.add_argument("--variant", help="balanced, balanced-box or clamp-after (default: balanced)")
+    group.add_argument("--transport", help="local: inside the window; flow: any distance (default: local)")
 
 
 def add_estimator(parser: argparse.ArgumentParser) -> None:
@@ -195,6 +209,29 @@ def make_ball(args: argparse.Namespace, eps: float) -> Ball:
     from verifix.sets import Ball
 
     return Ball(args.norm, eps, None if args.box is None else (args.box[0], args.box[1]))
+
+
+def make_threat(args: argparse.Namespace, eps: float) -> Ball | Wasserstein:
+    """What the options of :func:`add_threat` say, of radius ``eps``.
+
+    Raises:
+        InvalidValue: an option that cannot be, or that does not go with the norm.
+    """
+    from verifix.sets import Wasserstein
+
+    names = ("ground", "window", "mass", "variant", "transport")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.norm != "wasserstein":
+        for name, value in given.items():
+            raise InvalidValue(name, value, "goes with --norm wasserstein only")
+        return make_ball(args, eps)
+    if given.get("transport") == "flow":
+        given = {"ground": "l1", "window": None} | given
+    if args.box is not None:
+        if given.get("variant", "balanced") == "balanced":
+            raise InvalidValue("box", args.box, "variant balanced knows no box: give balanced-box or clamp-after")
+        given["box"] = (args.box[0], args.box[1])
+    return Wasserstein(eps, **given)
 
 
 def load_data(args: argparse.Namespace, split: str = "test") -> Dataset:

@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = subparsers.add_parser("radius", help="the largest certified radius of each input", description=DESCRIPTION)
     options.add_model(parser)
     options.add_data(parser)
-    options.add_norm(parser)
+    options.add_threat(parser)
     parser.add_argument(
         "--max-eps",
         type=options.number,
@@ -48,18 +48,19 @@ def run(args: argparse.Namespace) -> int:
     from verifix.certify import radius_run
     from verifix.cli.show import progress_meter, show_table
     from verifix.report import radius_picture
+    from verifix.sets import Ball
     from verifix.text import rounded_down
 
     device = options.apply_common(args)
-    ball = options.make_ball(args, 0.0)
+    ball = options.make_threat(args, 0.0)
     data = options.load_data(args)
     model = options.load_network(args, data, device)
     with progress_meter("radius", "certified") as progress:
         summary, records = radius_run(
             model,
             data,
-            norm=ball.norm,
-            box=ball.box,
+            norm=ball.norm if isinstance(ball, Ball) else ball,
+            box=ball.box if isinstance(ball, Ball) else None,
             max_eps=args.max_eps,
             tolerance=args.tolerance,
             progress=progress,

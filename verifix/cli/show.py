@@ -93,7 +93,16 @@ def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
         **_rows_of_confidence(summary),
         **{verdict: str(count) for verdict, count in summary["verdicts"].items() if count},
     }
-    show_table(summary, f"{summary['norm']} ball of radius {summary['eps']:.6g}", rows, out, note)
+    perturbation = f"{summary['norm']} ball of radius {summary['eps']:.6g}{_transport(summary['settings'])}"
+    show_table(summary, perturbation, rows, out, note)
+
+
+def _transport(settings: Mapping[str, Any]) -> str:
+    """What else there is to say of a Wasserstein ball."""
+    if settings["norm"] != "wasserstein":
+        return ""
+    where = "flow" if settings["window"] is None else f"{settings['window']} x {settings['window']}"
+    return f" ({settings['mass']} mass), {settings['ground']}, {where}, {settings['variant']}"
 
 
 def show_table(

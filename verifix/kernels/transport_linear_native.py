@@ -47,7 +47,7 @@ class Native:
         with contextlib.ExitStack() as stack:
             if x.is_cuda:
                 stack.enter_context(torch.cuda.device(x.device))
-                where = {"stream": torch.cuda.current_stream(x.device).cuda_stream}
+                where: dict[str, Any] = {"stream": torch.cuda.current_stream(x.device).cuda_stream}
             else:
                 where = {"threads": torch.get_num_threads(), "isa": native.isa()}
             module.transport_linear(

@@ -58,6 +58,9 @@ class DualSearch(ABC):
     Sums of a sweep are ``(4, m)``: of mass times net value, of its absolute values, value and cost of the plan.
     """
 
+    upper: Tensor
+    multiplier: Tensor
+
     def __init__(self, image: Tensor, form: Tensor, budget: Tensor, seen: Tensor) -> None:
         self.form, self.budget = form, budget
         self.image = torch.where(image >= 0, image, math.nan)

@@ -261,7 +261,7 @@ def _is_number(side: object) -> bool:
 
 
 def _plain(side: float | Tensor) -> Any:
-    return side.tolist() if isinstance(side, Tensor) else side
+    return side.tolist() if isinstance(side, Tensor) else float(side)
 
 
 def _euclidean(flat: Tensor) -> Tensor:

@@ -73,6 +73,12 @@ class InputSet(ABC):
     def to(self, target: torch.dtype | torch.device) -> InputSet:
         """The same sets, computed with in another dtype or on another device."""
 
+    @property
+    def starts_from_support(self) -> bool:
+        """Whether bounds of single coordinates say little of the set, so that the interval pass starts behind the first
+        affine operations, with what ``support`` says of them."""
+        return False
+
     def norm_ball(self) -> NormBall | None:
         """The sets as balls of one norm without a box, or such balls that hold them; None where there are none."""
         return None

@@ -65,6 +65,10 @@ class WassersteinBall(InputSet):
         return self._center
 
     @property
+    def starts_from_support(self) -> bool:
+        return True
+
+    @property
     def budget(self) -> Tensor:
         return self.eps * self._mass if self.threat.mass == "normalised" else self.eps
 
@@ -72,6 +76,15 @@ class WassersteinBall(InputSet):
     def budget_above(self) -> Tensor:
         """At least the budget in real arithmetic: what bounds are computed with."""
         return self.budget * _ABOVE
+
+    @property
+    def reach(self) -> Tensor:
+        """The eps from which on the budget forbids nothing, ``(n,)`` float64."""
+        height, width = self.shape[1:]
+        farthest = float(height + width - 2) if self.threat.window is None else float(self.cost.max())
+        if self.threat.mass == "normalised":
+            return torch.full_like(self._mass, farthest)
+        return farthest * self._mass * _ABOVE
 
     @property
     def cost(self) -> Tensor:

@@ -37,7 +37,7 @@ def upper_bounds(ball: WassersteinBall, rows: Tensor) -> Tensor:
     n, r = len(ball), rows.shape[1]
     rows = rows.to(torch.promote_types(rows.dtype, ball.center.dtype))
     if ball.box is None or n == 0 or r == 0:
-        bounds: Tensor = _Balanced.apply(rows, ball)  # type: ignore[no-untyped-call]
+        bounds: Tensor = _Balanced.apply(rows, ball)
         return bounds
     at_once = max(1, _IMAGES // (n * ball.center[0].numel()))
     return torch.cat([_in_box(ball, part) for part in rows.split(at_once, 1)], 1)
@@ -73,7 +73,7 @@ class _Balanced(torch.autograd.Function):
         return _support(ball, rows.detach(), ball.budget_above)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
         z = _maximisers(ctx.ball, rows, ctx.ball.budget) * gradient[:, :, None, None, None]
         return (z.sum(0, keepdim=True) if len(rows) == 1 else z).to(rows.dtype), None
@@ -147,7 +147,7 @@ def _in_box(ball: WassersteinBall, rows: Tensor) -> Tensor:
             prices = (prices + length[:, :, None, None, None] * excess).clamp(min=0)
             prices = torch.minimum(prices, torch.as_tensor(most, dtype=torch.float64, device=prices.device))
     priced = _priced(forms, best_prices)
-    bounds: Tensor = _Balanced.apply(priced, ball)  # type: ignore[no-untyped-call]
+    bounds: Tensor = _Balanced.apply(priced, ball)
     total = bounds + _paid(forms, priced, side)
     return total + 2.0**-52 * total.detach().abs()
 

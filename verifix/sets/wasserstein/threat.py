@@ -109,7 +109,7 @@ class Wasserstein:
 
     def settings(self) -> dict[str, Any]:
         """What a run records of the threat model."""
-        eps = self.eps.tolist() if isinstance(self.eps, Tensor) else self.eps
+        eps = self.eps.tolist() if isinstance(self.eps, Tensor) else float(self.eps)
         return {
             "norm": self.norm,
             "eps": eps,
