@@ -89,6 +89,21 @@ def plan_image(
 def plan_gradient(
     *, image: int, plan: int, shape: tuple[int, int, int, int, int], dtype: str, threads: int, isa: str
 ) -> None: ...
+def projected_sinkhorn(
+    *,
+    x: int,
+    w: int,
+    cost: int,
+    budget: int,
+    shape: list[int],
+    rule: list[float],
+    max_sweeps: int,
+    z: int,
+    numbers: list[int],
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
 def config() -> Config: ...
 
 class _Steps:

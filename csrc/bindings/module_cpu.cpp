@@ -4,6 +4,7 @@
 #include "data_type.h"
 #include "noise.h"
 #include "plan.h"
+#include "sinkhorn.h"
 #include "transport_linear.h"
 #include "transport_project.h"
 #include "verifix/abs_median.h"
@@ -83,6 +84,13 @@ struct CpuTransportProject {
     }
 };
 
+struct CpuSinkhorn {
+    template <class T>
+    static void projected(const Sinkhorn<T>& job, int threads, const std::string& isa) {
+        projected_sinkhorn_cpu(job, threads, isa_named(isa));
+    }
+};
+
 py::dict config() {
     py::list known, available;
     for (const Isa isa : all_isas) {
@@ -123,5 +131,6 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     bind_transport_project<CpuTransportProject, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_plans(m);
     bind_transport_linear<CpuTransportLinear, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
+    bind_sinkhorn<CpuSinkhorn, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     m.def("config", &config, "What was built, and which instruction sets this processor has.");
 }

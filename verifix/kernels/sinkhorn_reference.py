@@ -106,10 +106,11 @@ class _Projection:
 
 
 def next_multiplier(multiplier: float, cost: float, second: float, eps: float) -> float:
-    """A Newton step on the logarithm of the cost, which is nearly linear in the multiplier; at least 0."""
-    if not (cost > 0 and second > 0):
-        return 0.0
-    return max(0.0, multiplier + min(cost / second * math.log(cost / eps), _STEP))
+    """A Newton step on the logarithm of the cost, of which it is nearly a linear function, with 2 (q - 1) / (q + 1) for
+    log q; at least 0."""
+    if not second > 0:
+        return multiplier / 2
+    return max(0.0, multiplier + cost / second * (2 * (cost - eps) / (cost + eps)))
 
 
 def projected_sinkhorn(
