@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
+from scipy.optimize import bisect, minimize
 from torch import Tensor
 
 from tests.sets.oracles import Case, cases
-from verifix.sets import Ball, LpBall
+from verifix.sets import Ball, LpBall, project
 from verifix.sets.ball import NORMS, Norm
 
 
@@ -114,3 +116,94 @@ def test_where_the_cast_cannot_stay_inside_the_center_is_returned(norm: Norm) ->
     sets = Ball(norm, 1e-9).around(x)
     assert torch.equal(sets.project(x + 1.0), x)
     assert isinstance(sets, LpBall)
+
+
+def bisected(norm: Norm, v: np.ndarray, w: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The projection of one step ``v``, its multiplier found by bisection."""
+    free = w > 0
+    v, radius = np.where(free, v, 0.0), np.where(free, w, 1.0)
+
+    def moved(m: float) -> np.ndarray:
+        far = v / (1 + m / radius**2) if norm == "l2" else np.sign(v) * np.maximum(np.abs(v) - m / radius, 0)
+        return np.clip(far, low, high)
+
+    def excess(m: float) -> float:
+        return float(np.linalg.norm(moved(m) / radius, 2 if norm == "l2" else 1)) - 1
+
+    return moved(0.0 if excess(0.0) <= 0 else bisect(excess, 0.0, np.linalg.norm(v * radius), xtol=1e-300, rtol=1e-15))
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@given(data=st.data())
+@settings(max_examples=100)
+def test_projection_is_that_of_bisection(norm: Norm, data: st.DataObject) -> None:
+    case = data.draw(cases(norms=(norm,), most=12))
+    v = off_center(case, data.draw(st.sampled_from([0.5, 3.0, 1e4])), data.draw(st.integers(0, 2**32)))
+    found, center = case.sets.project(v), case.x
+    weights = case.sets.eps.expand_as(center)
+    for i in range(len(v)):
+        low, high = (np.full(v.shape[1], side) for side in (-np.inf, np.inf))
+        if case.sets.box is not None:
+            low, high = ((side.expand_as(center)[i] - center[i]).numpy() for side in case.sets.box)
+        expected = bisected(norm, (v - center)[i].numpy(), weights[i].numpy(), low, high)
+        np.testing.assert_allclose((found - center)[i].numpy(), expected, rtol=0, atol=1e-9)
+
+
+IMAGES = {
+    "sparse": (torch.rand(40, 1, 28, 28) - 0.7).clamp(min=0),
+    "grey": 0.4 + 0.2 * torch.rand(40, 1, 28, 28),
+    "black": torch.zeros(40, 1, 28, 28),
+}
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 1.5), ("l2", 0.1), ("l1", 12.0), ("l1", 0.5)])
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("images", IMAGES)
+def test_a_multiplier_takes_few_evaluations(
+    norm: Norm, eps: float, box: tuple[float, float] | None, images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, counts = IMAGES[images], []
+    solve = project._solve
+
+    def counting(evaluate: project.Evaluate, *rest: Tensor) -> Tensor:
+        count = itertools.count()
+        steps = solve(lambda *given: (next(count), evaluate(*given))[1], *rest)
+        counts.append(next(count))
+        return steps
+
+    monkeypatch.setattr(project, "_solve", counting)
+    sets = Ball(norm, eps, box).around(x)
+    for noise in (0.02, 0.3):
+        v = x + noise * torch.randn(x.shape)
+        v[:, :, ::5, ::7] += 1.0
+        assert sets.contains(sets.project(v)).all()
+    assert 1 <= max(counts) <= 16  # 50 to 100 by bisection
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+def test_projection_of_an_image_does_not_depend_on_the_others(norm: Norm, box: tuple[float, float] | None) -> None:
+    x = IMAGES["sparse"][:8]
+    eps = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 20.0, 500.0], dtype=torch.float64)
+    v = x + 0.3 * torch.randn(x.shape)
+    together = Ball(norm, eps, box).around(x).project(v)
+    for i in range(len(x)):
+        alone = Ball(norm, eps[i : i + 1], box).around(x[i : i + 1]).project(v[i : i + 1])
+        assert torch.equal(alone[0], together[i])
+    assert torch.equal(together[0], x[0])
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_radii_of_rows_of_an_image(norm: Norm) -> None:
+    """Radii that are neither one number nor one for each coordinate."""
+    x, v = torch.zeros(2, 3, 2), torch.rand(2, 3, 2)
+    eps = torch.tensor([[[0.1], [0.2], [0.0]]], dtype=torch.float64)
+    moved = Ball(norm, eps).around(x).project(v)
+    assert torch.equal(moved, Ball(norm, eps.expand(2, 3, 2)).around(x).project(v))
+    assert (moved[:, 2] == 0).all() and (moved[:, :2] != 0).any(dim=(1, 2)).all()
+
+
+def test_radii_too_small_for_squares_and_points_far_away() -> None:
+    for norm, eps, far in itertools.product(("l2", "l1"), (1e-300, 1e-200, 1.0), (1.0, 1e100, 1e300)):
+        sets = Ball(norm, eps).around(torch.zeros(1, 5, dtype=torch.float64))
+        assert sets.contains(sets.project(far * torch.randn(1, 5, dtype=torch.float64))).all()

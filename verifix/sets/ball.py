@@ -192,19 +192,23 @@ class LpBall(InputSet):
         box = None if self.box is None else (self.box[0] - center, self.box[1] - center)
         step = x.double() - center
         solve = {"linf": project_linf, "l2": project_l2, "l1": project_l1}[self.norm]
-        moved = center + solve(step, self.eps.expand_as(center), box)
+        moved = center + solve(step, self.eps, box)
+        if self.box is not None:
+            moved = torch.minimum(torch.maximum(moved, self.box[0]), self.box[1])
         return self._pull_inside(moved.to(x.dtype))
 
     def _pull_inside(self, x: Tensor) -> Tensor:
         """Undo the rounding of the last cast: move coordinates one unit towards the center where the set was left."""
-        outside = ~self.contains(x)
+        outside = (~self.contains(x)).nonzero()[:, 0]
         for _ in range(8):
-            if not outside.any():
+            if not len(outside):
                 return x
-            moved = torch.nextafter(x, self._center.to(x.dtype))
-            x = torch.where(outside.reshape(-1, *[1] * (x.dim() - 1)), moved, x)
-            outside = ~self.contains(x)
-        return torch.where(outside.reshape(-1, *[1] * (x.dim() - 1)), self._center.to(x.dtype), x)
+            part = self.select(outside)
+            moved = torch.nextafter(x[outside], part._center.to(x.dtype))
+            x[outside] = moved
+            outside = outside[~part.contains(moved)]
+        x[outside] = self._center[outside].to(x.dtype)
+        return x
 
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
         step = (x.double() - self._center.double()).flatten(1)
