@@ -2,23 +2,32 @@
 
 from verifix.attack.base import Attack
 from verifix.attack.biased import BiasedAttack, attack_biased
+from verifix.attack.carlini_wagner import CarliniWagner
 from verifix.attack.cascade import CascadeAttack, attack_cascade
 from verifix.attack.criteria import Criterion, Targeted, Untargeted, Violates
+from verifix.attack.ddn import DDN
+from verifix.attack.deepfool import DeepFool
 from verifix.attack.fast_gradient import FGSM, RandomFGSM, UniformFGSM
+from verifix.attack.noise import GaussianNoise, SaltAndPepper
 from verifix.attack.projected_gradient import BIM, MIM, PGD
 from verifix.attack.result import AttackResult
 
 __all__ = [
     "BIM",
+    "DDN",
     "FGSM",
     "MIM",
     "PGD",
     "Attack",
     "AttackResult",
     "BiasedAttack",
+    "CarliniWagner",
     "CascadeAttack",
     "Criterion",
+    "DeepFool",
+    "GaussianNoise",
     "RandomFGSM",
+    "SaltAndPepper",
     "Targeted",
     "UniformFGSM",
     "Untargeted",

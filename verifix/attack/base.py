@@ -70,7 +70,7 @@ class Attack(ABC):
         if start is not None and (not isinstance(start, Tensor) or start.shape != x.shape):
             raise InvalidValue("start", start, f"must be a tensor of the inputs' shape {tuple(x.shape)}")
         parts = []
-        with evaluating(model), plain_arithmetic():
+        with torch.no_grad(), evaluating(model), plain_arithmetic():
             criterion.check(len(x), _classes(model, x))
             draws = Draws(seed, x)
             self.check(sets)
@@ -82,6 +82,7 @@ class Attack(ABC):
                     numbers=part,
                     draws=draws.select(part),
                     nearest=self.nearest,
+                    confidence=self.least_confidence(),
                     stop_on_success=stop and not self.nearest,
                     start=None if start is None else start[part].to(x),
                 )
@@ -96,6 +97,10 @@ class Attack(ABC):
 
     def check(self, sets: InputSet) -> None:  # noqa: B027  (most attacks take any sets)
         """Refuse sets that the attack is not made for."""
+
+    def least_confidence(self) -> float:
+        """How far below zero the margin of a point has to be for the attack to settle for it."""
+        return 0.0
 
     def settings(self) -> dict[str, Any]:
         """What a run folder records: the attack's name and all settings."""

@@ -35,6 +35,10 @@ class Criterion(ABC):
     def met(self, logits: Tensor, index: Tensor) -> Tensor:
         """Whether each answer is wrong, ``(k,)``. Never so where it is NaN: that is no answer."""
 
+    def forms(self, logits: Tensor, index: Tensor) -> Tensor:
+        """Numbers, ``(k, r)``, any of which below zero makes the answer wrong; the margin is the smallest of them."""
+        return self.margins(logits, index)[:, None]
+
     def cross_entropy(self, logits: Tensor, index: Tensor) -> Tensor:
         """The cross-entropy loss, ``(k,)``, signed so that an attack maximises it."""
         raise InvalidValue("loss", "cross-entropy", f"{type(self).__name__} has no class to measure it by: use margin")
@@ -73,6 +77,12 @@ class Untargeted(Criterion):
 
     def met(self, logits: Tensor, index: Tensor) -> Tensor:
         return (logits.argmax(1) != self.labels[index]) & ~logits.isnan().any(1)
+
+    def forms(self, logits: Tensor, index: Tensor) -> Tensor:
+        labels = self.labels[index][:, None]
+        places = torch.arange(logits.shape[1] - 1, device=logits.device)
+        others = places + (places >= labels)
+        return logits.gather(1, labels) - logits.gather(1, others)
 
     def cross_entropy(self, logits: Tensor, index: Tensor) -> Tensor:
         return F.cross_entropy(logits, self.labels[index], reduction="none")
@@ -150,9 +160,11 @@ class Violates(Criterion):
         self.specification.check(n, classes)
 
     def margins(self, logits: Tensor, index: Tensor) -> Tensor:
+        return self.forms(logits, index).amin(1)
+
+    def forms(self, logits: Tensor, index: Tensor) -> Tensor:
         rows = self.specification.rows(index, logits)
-        values = (rows * logits[:, None]).sum(2) + self.specification.threshold(index, logits)
-        return values.amin(1)
+        return (rows * logits[:, None]).sum(2) + self.specification.threshold(index, logits)
 
     def met(self, logits: Tensor, index: Tensor) -> Tensor:
         return self.margins(logits, index) < 0

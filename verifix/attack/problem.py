@@ -59,6 +59,7 @@ class Problem:
         numbers: the inputs' numbers in the criterion, ``(n,)``.
         draws: their random numbers.
         nearest: among points that meet the criterion, keep that nearest to the input, not that of the smallest margin.
+        confidence: how far below zero a margin has to be for the search to count it as meeting the criterion.
         stop_on_success: whether an input is done once the criterion is met.
         start: points of the sets to start from, ``(n, *shape)``, where the caller has some.
     """
@@ -72,11 +73,13 @@ class Problem:
         numbers: Tensor,
         draws: Draws,
         nearest: bool = False,
+        confidence: float = 0.0,
         stop_on_success: bool = True,
         start: Tensor | None = None,
     ) -> None:
         self.model, self.criterion, self.sets, self.draws, self.start = model, criterion, sets, draws, start
         self.numbers, self.nearest, self.stop_on_success = numbers, nearest, stop_on_success
+        self.confidence = confidence
         self.x = sets.center.detach()
         n, device = len(sets), self.x.device
         self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
@@ -154,6 +157,20 @@ class Problem:
         query = self._query(logits.detach(), who, value.detach(), slope)
         return self._keep(leaf.detach(), who, query, None)
 
+    def jacobian(self, points: Tensor, who: Tensor, forms: Callable[[Tensor], Tensor]) -> tuple[Query, Tensor, Tensor]:
+        """The same for several functions of the logits, ``forms(logits) -> (k, r)``, with one pass backwards for each.
+
+        Returns the query, the values ``(k, r)`` and their gradients ``(k, r, *shape)``.
+        """
+        leaf = points.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self._run(leaf, who)
+            values = forms(logits)
+            ones = torch.ones_like(values[:, 0])
+            slopes = [self._differentiate(value, leaf, who, ones, retain=True) for value in values.unbind(1)]
+        query = self._query(logits.detach(), who, None)
+        return self._keep(leaf.detach(), who, query, None), values.detach(), torch.stack(slopes, 1)
+
     def settle(self, points: Tensor, who: Tensor) -> None:
         """Ask about points that are what the attack returns, whatever else was seen: those of one-step attacks."""
         query = self.ask(points, who)
@@ -186,11 +203,11 @@ class Problem:
         self._not_finite[who] |= ~torch.isfinite(logits.detach()).all(1)
         return logits
 
-    def _differentiate(self, value: Tensor, leaf: Tensor, who: Tensor, pull: Tensor) -> Tensor:
+    def _differentiate(self, value: Tensor, leaf: Tensor, who: Tensor, pull: Tensor, retain: bool = False) -> Tensor:
         self.backwards.index_add_(0, who, torch.ones_like(who))
         slope: Tensor | None = None
         if value.requires_grad:
-            (slope,) = torch.autograd.grad(value, leaf, pull, allow_unused=True)
+            (slope,) = torch.autograd.grad(value, leaf, pull, retain_graph=retain, allow_unused=True)
         if slope is None:  # the model's answer does not depend on its input, or it cuts the graph
             return torch.zeros_like(leaf)
         finite = torch.isfinite(slope)
@@ -202,6 +219,8 @@ class Problem:
     def _query(self, logits: Tensor, who: Tensor, loss: Tensor | None, gradient: Tensor | None = None) -> Query:
         numbers = self.numbers[who]
         margins, met = self.criterion.margins(logits, numbers), self.criterion.met(logits, numbers)
+        if self.confidence:
+            met = met & (margins <= -self.confidence)
         return Query(margins, met, -margins if loss is None else loss, logits, gradient)
 
     def _keep(self, points: Tensor, who: Tensor, query: Query, feasible: Tensor | None) -> Query:
@@ -225,9 +244,9 @@ class Problem:
 def evaluating(model: object) -> Iterator[None]:
     """Put a module into eval mode, and afterwards each of its modules back into the mode it was in."""
     flags = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    if isinstance(model, nn.Module):
-        model.eval()
     try:
+        if isinstance(model, nn.Module):
+            model.eval()
         yield
     finally:
         for module, training in flags:
