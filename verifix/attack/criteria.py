@@ -28,6 +28,10 @@ class Criterion(ABC):
         """Refuse a batch or a network that it was not made for."""
 
     @abstractmethod
+    def select(self, numbers: Tensor) -> Criterion:
+        """The same for some of the inputs, those of ``numbers`` ``(m,)``, which are counted anew."""
+
+    @abstractmethod
     def margins(self, logits: Tensor, index: Tensor) -> Tensor:
         """How far each answer is from being wrong, ``(k,)``: negative where it is wrong."""
 
@@ -70,6 +74,9 @@ class Untargeted(Criterion):
 
     def check(self, n: int, classes: int) -> None:
         self.labels = _check(self.labels, n, classes)
+
+    def select(self, numbers: Tensor) -> Untargeted:
+        return Untargeted(self.labels[numbers])
 
     def margins(self, logits: Tensor, index: Tensor) -> Tensor:
         own, others = _split(logits, self.labels[index])
@@ -123,6 +130,9 @@ class Targeted(Criterion):
             where = f"{int(self.targets[same][0])} for input {int(same.nonzero()[0])}, its label"
             raise InvalidValue("targets", where, "must be another class")
 
+    def select(self, numbers: Tensor) -> Targeted:
+        return Targeted(self.targets[numbers], self.labels[numbers])
+
     def margins(self, logits: Tensor, index: Tensor) -> Tensor:
         wanted, others = _split(logits, self.targets[index])
         return others.amax(1) - wanted
@@ -153,16 +163,24 @@ class Violates(Criterion):
     tensor([0.5000])
     """
 
-    def __init__(self, specification: Specification) -> None:
+    def __init__(self, specification: Specification, numbers: Tensor | None = None) -> None:
         self.specification = specification
+        self._numbers = numbers  # those of the specification that are meant; None: all
 
     def check(self, n: int, classes: int) -> None:
-        self.specification.check(n, classes)
+        if self._numbers is None:
+            self.specification.check(n, classes)
+        elif len(self._numbers) != n:
+            raise InvalidValue("y", f"a criterion of {len(self._numbers)} inputs", f"must be as many as the {n} inputs")
+
+    def select(self, numbers: Tensor) -> Violates:
+        return Violates(self.specification, numbers if self._numbers is None else self._numbers[numbers])
 
     def margins(self, logits: Tensor, index: Tensor) -> Tensor:
         return self.forms(logits, index).amin(1)
 
     def forms(self, logits: Tensor, index: Tensor) -> Tensor:
+        index = index if self._numbers is None else self._numbers[index]
         rows = self.specification.rows(index, logits)
         return (rows * logits[:, None]).sum(2) + self.specification.threshold(index, logits)
 
