@@ -7,6 +7,7 @@ from verifix.attack.cascade import CascadeAttack, attack_cascade
 from verifix.attack.criteria import Criterion, Targeted, Untargeted, Violates
 from verifix.attack.ddn import DDN
 from verifix.attack.deepfool import DeepFool
+from verifix.attack.evaluate import Evaluation, evaluate
 from verifix.attack.fast_gradient import FGSM, RandomFGSM, UniformFGSM
 from verifix.attack.noise import GaussianNoise, SaltAndPepper
 from verifix.attack.projected_gradient import BIM, MIM, PGD
@@ -25,6 +26,7 @@ __all__ = [
     "CascadeAttack",
     "Criterion",
     "DeepFool",
+    "Evaluation",
     "GaussianNoise",
     "RandomFGSM",
     "SaltAndPepper",
@@ -34,4 +36,5 @@ __all__ = [
     "Violates",
     "attack_biased",
     "attack_cascade",
+    "evaluate",
 ]
