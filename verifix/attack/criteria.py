@@ -28,10 +28,6 @@ class Criterion(ABC):
         """Refuse a batch or a network that it was not made for."""
 
     @abstractmethod
-    def select(self, numbers: Tensor) -> Criterion:
-        """The same for some of the inputs, those of ``numbers`` ``(m,)``, which are counted anew."""
-
-    @abstractmethod
     def margins(self, logits: Tensor, index: Tensor) -> Tensor:
         """How far each answer is from being wrong, ``(k,)``: negative where it is wrong."""
 
@@ -42,6 +38,10 @@ class Criterion(ABC):
     def forms(self, logits: Tensor, index: Tensor) -> Tensor:
         """Numbers, ``(k, r)``, any of which below zero makes the answer wrong; the margin is the smallest of them."""
         return self.margins(logits, index)[:, None]
+
+    def select(self, numbers: Tensor) -> Criterion:
+        """The same for some of the inputs, those of ``numbers`` ``(m,)``, which are counted anew; checked before."""
+        return _Part(self, numbers)
 
     def cross_entropy(self, logits: Tensor, index: Tensor) -> Tensor:
         """The cross-entropy loss, ``(k,)``, signed so that an attack maximises it."""
@@ -163,29 +163,47 @@ class Violates(Criterion):
     tensor([0.5000])
     """
 
-    def __init__(self, specification: Specification, numbers: Tensor | None = None) -> None:
+    def __init__(self, specification: Specification) -> None:
         self.specification = specification
-        self._numbers = numbers  # those of the specification that are meant; None: all
 
     def check(self, n: int, classes: int) -> None:
-        if self._numbers is None:
-            self.specification.check(n, classes)
-        elif len(self._numbers) != n:
-            raise InvalidValue("y", f"a criterion of {len(self._numbers)} inputs", f"must be as many as the {n} inputs")
-
-    def select(self, numbers: Tensor) -> Violates:
-        return Violates(self.specification, numbers if self._numbers is None else self._numbers[numbers])
+        self.specification.check(n, classes)
 
     def margins(self, logits: Tensor, index: Tensor) -> Tensor:
         return self.forms(logits, index).amin(1)
 
     def forms(self, logits: Tensor, index: Tensor) -> Tensor:
-        index = index if self._numbers is None else self._numbers[index]
         rows = self.specification.rows(index, logits)
         return (rows * logits[:, None]).sum(2) + self.specification.threshold(index, logits)
 
     def met(self, logits: Tensor, index: Tensor) -> Tensor:
         return self.margins(logits, index) < 0
+
+
+class _Part(Criterion):
+    """A criterion of some of the inputs of another."""
+
+    def __init__(self, whole: Criterion, numbers: Tensor) -> None:
+        self.whole, self.numbers = whole, numbers
+
+    def check(self, n: int, classes: int) -> None:
+        if len(self.numbers) != n:
+            raise InvalidValue("y", f"a criterion of {len(self.numbers)} inputs", f"must be as many as the {n} inputs")
+
+    def margins(self, logits: Tensor, index: Tensor) -> Tensor:
+        return self.whole.margins(logits, self.numbers[index])
+
+    def met(self, logits: Tensor, index: Tensor) -> Tensor:
+        return self.whole.met(logits, self.numbers[index])
+
+    def forms(self, logits: Tensor, index: Tensor) -> Tensor:
+        return self.whole.forms(logits, self.numbers[index])
+
+    def cross_entropy(self, logits: Tensor, index: Tensor) -> Tensor:
+        return self.whole.cross_entropy(logits, self.numbers[index])
+
+    def dlr(self, logits: Tensor, index: Tensor) -> Tensor:
+        return self.whole.dlr(logits, self.numbers[index])
 
 
 def criterion_of(y: Tensor | Criterion | Specification) -> Criterion:

@@ -1,0 +1,151 @@
+"""The attacks by name, as the command line and run folders call them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+from verifix.attack.base import Attack
+from verifix.errors import InvalidValue
+from verifix.sets.ball import NORMS
+
+ATTACKS: dict[str, str] = {
+    "fgsm": "fast_gradient:FGSM",
+    "uniform-fgsm": "fast_gradient:UniformFGSM",
+    "r-fgsm": "fast_gradient:RandomFGSM",
+    "bim": "projected_gradient:BIM",
+    "pgd": "projected_gradient:PGD",
+    "mim": "projected_gradient:MIM",
+}
+"""Name of each attack, and where its class is: module of this package, colon, class."""
+
+STANDARD = "standard"
+"""The name that stands for the attacks of :func:`standard`."""
+
+
+def attack_class(name: str) -> type[Attack]:
+    """The class of an attack.
+
+    Raises:
+        InvalidValue: there is none of this name.
+
+    >>> attack_class("pgd").__name__
+    'PGD'
+    """
+    if name not in ATTACKS:
+        raise InvalidValue("attack", name, f"choose one of {', '.join(sorted(ATTACKS))}, {STANDARD}")
+    module, _, kind = ATTACKS[name].partition(":")
+    found: type[Attack] = getattr(import_module(f"verifix.attack.{module}"), kind)
+    return found
+
+
+def parse_attacks(text: str, options: Mapping[str, Any] | None = None, norm: str = "linf") -> dict[str, Attack]:
+    """The attacks that a text names, such as ``pgd``, ``pgd(steps=50, loss="margin")+square`` or ``standard``.
+
+    Args:
+        text: names joined by ``+``, each with settings in parentheses where some are wanted; they are literals.
+        options: settings of every attack that has them, unless it is given its own; none of them may be in vain.
+        norm: of the threat model; ``standard`` depends on it.
+
+    Raises:
+        InvalidValue, InvalidType: a name or setting that is not known, or cannot be.
+
+    >>> parse_attacks("fgsm+pgd", {"steps": 10})
+    {'fgsm': FGSM(loss='cross-entropy'), 'pgd': PGD(steps=10, ...)}
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    named: dict[str, Attack] = {}
+    for part in _split(text):
+        name, settings = _parse(part)
+        attacks = {part: make_attack(name, settings, given)} if name != STANDARD else _standard(part, settings, norm)
+        for label, attack in attacks.items():
+            if label in named:
+                raise InvalidValue("attack", text, f"names {label} twice")
+            named[label] = attack
+    kinds = {type(attack) for label, attack in named.items() if label in _split(text)}
+    known = sorted(set[str]().union(*map(_options, kinds)))
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidValue(name, value, f"{text} takes none: it has {', '.join(known) or 'no settings'}")
+    return named
+
+
+def make_attack(name: str, settings: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> Attack:
+    """An attack with settings, all of which it must have, and with those of ``options`` that it has.
+
+    Raises:
+        InvalidValue, InvalidType: a name or setting that is not known, or cannot be.
+
+    >>> make_attack("fgsm", {"steps": 3})
+    Traceback (most recent call last):
+    ...
+    verifix.errors.InvalidValue: steps = 3: fgsm takes none: it has loss
+    """
+    kind = attack_class(name)
+    known = _options(kind)
+    for option, value in settings.items():
+        if option not in known:
+            raise InvalidValue(option, value, f"{name} takes none: it has {', '.join(sorted(known))}")
+    given = {option: value for option, value in (options or {}).items() if option in known}
+    return kind(**{**given, **settings})
+
+
+def _options(kind: type[Attack]) -> set[str]:
+    return {field.name for field in fields(kind) if field.init}
+
+
+def _split(text: str) -> list[str]:
+    """The parts between those ``+`` that are in no parentheses."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "+" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _parse(part: str) -> tuple[str, dict[str, Any]]:
+    """``pgd(steps=5)`` as ``("pgd", {"steps": 5})``: names and literals, nothing is evaluated."""
+    name, bracket, rest = part.partition("(")
+    if not bracket:
+        return name, {}
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("not settings by name")
+        return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        raise InvalidValue("attack", part, "settings go by name, as in 'pgd(steps=50, loss=\"margin\")'") from None
+
+
+def standard(norm: str) -> dict[str, Attack]:
+    """A strong set of attacks with nothing to choose, for lp balls, in the manner of AutoAttack's (Croce and Hein 2020;
+    for l1 of 2021): APGD with the cross-entropy, its targeted form with the difference of logits ratio, and Square.
+
+    FAB, which AutoAttack has between the last two, is not among them.
+
+    Args:
+        norm: of the threat model: ``linf``, ``l2`` or ``l1``.
+
+    Raises:
+        InvalidValue: another norm.
+    """
+    if norm not in NORMS:
+        raise InvalidValue("norm", norm, f"{STANDARD} is for {', '.join(NORMS)}: name attacks one by one")
+    untargeted, targets = ({"restarts": 5}, 5) if norm == "l1" else ({"restarts": 1}, 9)
+    return {
+        "apgd": make_attack("apgd", untargeted),
+        "apgd-targeted": make_attack("apgd-targeted", {"targets": targets}),
+        "square": make_attack("square", {"queries": 5000}),
+    }
+
+
+def _standard(part: str, settings: Mapping[str, Any], norm: str) -> dict[str, Attack]:
+    if settings:
+        raise InvalidValue("attack", part, "takes no settings: name its attacks one by one")
+    return standard(norm)
