@@ -50,7 +50,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 _ABSENT = "absent"
 RUNS = {
-    "results.jsonl": "results of certify, radius or detect",
+    "results.jsonl": "results of certify, attack, radius or detect",
     "checkpoint.pt": "a training run",
     "cascade.json": "a cascade",
 }

@@ -73,7 +73,7 @@ class TestToy:
         for what in (("figures", "toy"), (*NETWORK[:-2], "--eps", "0.1")):
             status, out, err = verifix(*what, "--out", ".")
             assert (status, out, err.count("\n")) == (2, "", 1)
-            assert "out = .: holds results of certify, radius or detect: choose another folder" in err
+            assert "out = .: holds results of certify, attack, radius or detect: choose another folder" in err
 
 
 class TestBiased:

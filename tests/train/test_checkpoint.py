@@ -135,8 +135,8 @@ class TestRefused:
     def test_results_in_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "results.jsonl").write_text("")
         (tmp_path / "settings.json").write_text("their own")
-        assert "holds results of certify, radius or detect" in self.refuse(tmp_path)
-        assert "holds results of certify, radius or detect" in self.refuse(tmp_path, resume=True)
+        assert "holds results of certify, attack, radius or detect" in self.refuse(tmp_path)
+        assert "holds results of certify, attack, radius or detect" in self.refuse(tmp_path, resume=True)
 
     def test_other_settings(self, tmp_path: Path) -> None:
         interrupted(tmp_path, HOW, 1)

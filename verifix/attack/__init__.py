@@ -11,7 +11,9 @@ from verifix.attack.evaluate import Evaluation, evaluate
 from verifix.attack.fast_gradient import FGSM, RandomFGSM, UniformFGSM
 from verifix.attack.noise import GaussianNoise, SaltAndPepper
 from verifix.attack.projected_gradient import BIM, MIM, PGD
+from verifix.attack.registry import standard
 from verifix.attack.result import AttackResult
+from verifix.attack.run import attack_run
 
 __all__ = [
     "BIM",
@@ -36,5 +38,7 @@ __all__ = [
     "Violates",
     "attack_biased",
     "attack_cascade",
+    "attack_run",
     "evaluate",
+    "standard",
 ]

@@ -153,16 +153,16 @@ def add_memory(parser: argparse.ArgumentParser, default: int | None = None) -> N
     )
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
+def add_run(parser: argparse.ArgumentParser, batch: int = 50) -> None:
     """Add ``--out``, ``--resume``, ``--batch`` of a run that decides one input after the other."""
     parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
     parser.add_argument("--resume", action="store_true", help="continue the results in RUN")
     parser.add_argument(
         "--batch",
         type=positive,
-        default=50,
+        default=batch,
         metavar="N",
-        help="inputs decided together and written at once (default: 50)",
+        help=f"inputs decided together and written at once (default: {batch})",
     )
 
 

@@ -93,8 +93,12 @@ def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
         **_rows_of_confidence(summary),
         **{verdict: str(count) for verdict, count in summary["verdicts"].items() if count},
     }
-    perturbation = f"{summary['norm']} ball of radius {summary['eps']:.6g}{_transport(summary['settings'])}"
-    show_table(summary, perturbation, rows, out, note)
+    show_table(summary, perturbation_of(summary), rows, out, note)
+
+
+def perturbation_of(summary: Mapping[str, Any]) -> str:
+    """The ball of a run, in words."""
+    return f"{summary['norm']} ball of radius {summary['eps']:.6g}{_transport(summary['settings'])}"
 
 
 def _transport(settings: Mapping[str, Any]) -> str:
