@@ -14,6 +14,7 @@ from verifix.attack.projected_gradient import BIM, MIM, PGD
 from verifix.attack.registry import standard
 from verifix.attack.result import AttackResult
 from verifix.attack.run import attack_run
+from verifix.attack.unions import MultiSteepestDescent, WorstOf, augmentation
 
 __all__ = [
     "BIM",
@@ -30,15 +31,18 @@ __all__ = [
     "DeepFool",
     "Evaluation",
     "GaussianNoise",
+    "MultiSteepestDescent",
     "RandomFGSM",
     "SaltAndPepper",
     "Targeted",
     "UniformFGSM",
     "Untargeted",
     "Violates",
+    "WorstOf",
     "attack_biased",
     "attack_cascade",
     "attack_run",
+    "augmentation",
     "evaluate",
     "standard",
 ]

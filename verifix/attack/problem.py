@@ -176,6 +176,30 @@ class Problem:
         query = self.ask(points, who)
         self._examples[who], self.success[who] = points.detach().to(self._examples.dtype), query.met
 
+    def part(self, who: Tensor, sets: InputSet, *, nearest: bool = False) -> Problem:
+        """The same problem for some of the inputs, in sets of their own, ``(k,)``: one that another attack can run on,
+        for :meth:`absorb`. Its random numbers are the same."""
+        return Problem(
+            self.model,
+            self.criterion,
+            sets,
+            numbers=self.numbers[who],
+            draws=self.draws.select(who),
+            nearest=nearest,
+            stop_on_success=self.stop_on_success and not nearest,
+            start=None if self.start is None else self.start[who],
+        )
+
+    def absorb(self, part: Problem, who: Tensor) -> Tensor:
+        """Take over what a part has cost and seen, and ask about its best points, ``(k, *shape)``, which it returns."""
+        for mine, its in ((self.forwards, part.forwards), (self.backwards, part.backwards)):
+            mine.index_add_(0, who, its)
+        self._slopes_seen[who] |= part._slopes_seen
+        self._not_finite[who] |= part._not_finite
+        points = part.best(torch.arange(len(part), device=who.device))
+        self.ask(points, who)
+        return points
+
     def best(self, who: Tensor) -> Tensor:
         """The best points so far, ``(k, *shape)``."""
         return self._examples[who]
