@@ -22,7 +22,7 @@ from verifix.train.log import MEASURED
 from verifix.train.smoothing import (
     NoisyObjective,
     adre_penalty,
-    inputs_under_noise,
+    inputs_at_once,
     log_mean_softmax,
     mean_cross_entropy,
     noisy_copies,
@@ -193,7 +193,7 @@ class TestLoop:
         """A budget that cuts batches changes nothing but the order of sums."""
         data, runs = digits().to(torch.float64), []
         for together in (1000, 7, 1):
-            monkeypatch.setattr("verifix.train.loop.inputs_under_noise", lambda *_, n=together: n)
+            monkeypatch.setattr("verifix.train.loop.inputs_at_once", lambda *_, n=together: n)
             model = network().double()
             runs.append((model, train(model, data, noisy(method))))
         for model, result in runs[1:]:
@@ -300,9 +300,9 @@ class TestValidation:
 class TestMemory:
     def test_a_budget_cuts_batches(self) -> None:
         model, example = network(), digits(2).images
-        few, many = (inputs_under_noise(model, example, noisy(memory=memory)) for memory in (9 << 20, 90 << 20))
+        few, many = (inputs_at_once(model, example, noisy(memory=memory)) for memory in (9 << 20, 90 << 20))
         assert 1 <= few < many
-        assert inputs_under_noise(model, example, noisy(memory=90 << 20, noises=6)) == many // 2
+        assert inputs_at_once(model, example, noisy(memory=90 << 20, noises=6)) == many // 2
 
     def test_what_autograd_keeps_is_counted(self) -> None:
         """Of a hidden layer of 2**18 numbers: those themselves at the least, at the most what else is made of them."""
@@ -316,7 +316,7 @@ class TestMemory:
                 hidden = (x.flatten(1)[:, :1] * self.weight[0, 0]).expand(-1, 2**18).sigmoid()
                 return (hidden * hidden).mean(1, keepdim=True) * self.weight.sum(0)
 
-        together = inputs_under_noise(Wide(), digits(2).images, noisy(noises=1, memory=1 << 30))
+        together = inputs_at_once(Wide(), digits(2).images, noisy(noises=1, memory=1 << 30))
         hidden = 4 * 2**18
         assert (1 << 30) / (3 * 3 * hidden) <= together <= (1 << 30) / (3 * hidden)
 

@@ -84,6 +84,10 @@ def show_training(result: Training, settings: TrainSettings, args: argparse.Name
 def _perturbation(settings: TrainSettings) -> str:
     if settings.bounded:
         return f"{settings.norm} ball of radius {settings.eps:.6g}{_box(settings)}"
+    if settings.union is not None:
+        return f"union of balls {settings.union}{_factor(settings)}{_box(settings)}"
+    if settings.by_examples:
+        return f"{settings.norm} ball of radius {settings.eps:.6g}{_box(settings)}, where an attack goes"
     if not settings.smoothing:
         return "none"
     copies = "1 copy" if settings.noises == 1 else f"{settings.noises} copies"
@@ -91,6 +95,10 @@ def _perturbation(settings: TrainSettings) -> str:
     if not settings.adversarial:
         return noise
     return f"{noise}, around points within l2 distance {settings.attack_eps:g}{_box(settings)} that an attack finds"
+
+
+def _factor(settings: TrainSettings) -> str:
+    return "" if settings.eps == 1 else f", radii times {settings.eps:g}"
 
 
 def _box(settings: TrainSettings) -> str:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from verifix.train import Epoch, TrainSettings
 
 DESCRIPTION = """Train a network so that its outputs, bounded over a ball around every example, are right; or under
-noise, for randomized smoothing (--method gaussian, adre, adre-adv or smoothadv, with --sigma). RUN gets the weights
+noise, for randomized smoothing (--method gaussian, adre, adre-adv or smoothadv, with --sigma); or at the points that an
+attack finds (--method fgsm or pgd; over several balls msd, worst or augmentation, with --union). RUN gets the weights
 (best.safetensors by validation error, or by the radius that votes under noise suggest; last.safetensors; each with a
 .json beside it), log.jsonl with a line for every epoch, curves.png, and a checkpoint: training that was stopped, in
 whatever way, goes on with --resume. With several processes: torchrun --nproc-per-node N -m verifix train ..."""
@@ -33,11 +34,18 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--method",
         default="cap",
         help="none (standard training), ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined "
-        "by + (default: cap); for randomized smoothing gaussian, adre, adre-adv, smoothadv, see --sigma",
+        "by + (default: cap); for randomized smoothing gaussian, adre, adre-adv, smoothadv, see --sigma; for "
+        "adversarial training fgsm, pgd, and over unions msd, worst, augmentation, see --union",
     )
     options.add_estimator(parser)
     options.add_memory(parser, default=1 << 30)
     _add_smoothing(parser.add_argument_group("randomized smoothing"))
+    parser.add_argument(
+        "--union",
+        metavar="BALLS",
+        help="norms and radii of msd, worst and augmentation, such as linf:0.3,l2:1.5,l1:12; --eps is then a factor of "
+        "them all (default: 1)",
+    )
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
     _add_validation(parser.add_argument_group("validation"))
@@ -87,9 +95,18 @@ def _add_smoothing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--attack-eps", type=options.number, metavar="EPS", help="l2 radius of the attack of adre-adv and smoothadv"
     )
-    group.add_argument("--attack-steps", type=options.positive, metavar="M", help="of the attack (default: 2)")
     group.add_argument(
-        "--attack-step", type=options.number, metavar="S", help="length of each (default: 2 * attack-eps / M)"
+        "--attack-steps",
+        type=options.positive,
+        metavar="M",
+        help="of the attack (default: 2; of pgd, msd, worst and augmentation 10)",
+    )
+    group.add_argument(
+        "--attack-step",
+        type=options.number,
+        metavar="S",
+        help="length of each (default: 2 * attack-eps / M); of pgd and over unions as a fraction of the radius "
+        "(default: 2.5 / M; of fgsm 1.25)",
     )
     group.add_argument(
         "--attack-warmup",
@@ -233,9 +250,9 @@ def _curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
 def _settings(args: argparse.Namespace) -> TrainSettings:
     """The arguments that decide the result; each has the name of its setting."""
     from verifix.train import TrainSettings
-    from verifix.train.settings import SMOOTHING, STANDARD
+    from verifix.train.settings import OVER_UNIONS, SMOOTHING, STANDARD
 
-    if args.eps is None and args.method not in (STANDARD, *SMOOTHING):
+    if args.eps is None and args.method not in (STANDARD, *SMOOTHING, *OVER_UNIONS):
         raise InvalidValue("eps", None, "name the radius to train for, such as --eps 0.1 (or --method none)")
     names = [field.name for field in fields(TrainSettings)]
     return TrainSettings.from_json({name: getattr(args, name) for name in names if getattr(args, name) is not None})

@@ -1,5 +1,6 @@
-"""Training networks whose robustness can be proved."""
+"""Training networks whose robustness can be proved, or put to the test."""
 
+from verifix.train.adversarial import evaluate_attacked
 from verifix.train.cascade import CascadeTraining, StageTraining, train_cascade
 from verifix.train.log import Epoch, Measures
 from verifix.train.loop import Progress, Training, train
@@ -18,6 +19,7 @@ __all__ = [
     "Training",
     "TrainingDiverged",
     "evaluate",
+    "evaluate_attacked",
     "evaluate_under_noise",
     "hold_out",
     "robust_logits",

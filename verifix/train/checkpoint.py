@@ -27,7 +27,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from verifix.errors import InvalidValue
 from verifix.files import (
@@ -152,3 +152,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def prefix_of(model: nn.Module, part: nn.Module) -> str:
+    """What keys of the model's state dict begin with where they belong to a part of it."""
+    for name, module in model.named_modules():
+        if module is part:
+            return f"{name}." if name else ""
+    raise InvalidValue("saved", type(part).__name__, "is no part of the model")

@@ -18,7 +18,8 @@ class Measures:
     """Averages over examples: cross-entropy and fraction of errors, of the inputs and of the bounds around them.
 
     The robust ones are None where no bounds were computed. An input counts as a robust error unless its bounds prove
-    that no point of its set is misclassified; rounding is not accounted, so this is no certificate.
+    that no point of its set is misclassified; rounding is not accounted, so this is no certificate. In adversarial
+    training they are those at the points that an attack finds, and prove nothing.
 
     In training for smoothing, ``loss`` and ``error`` are averages over noisy copies of the inputs too (of the attacked
     points, in training with an attack), and there are three more, None elsewhere:

@@ -23,7 +23,8 @@ from verifix.data import Dataset
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph, capture
 from verifix.models import fingerprint, probe
-from verifix.train.checkpoint import Checkpoint, TrainFolder
+from verifix.train.adversarial import AdversarialObjective, evaluate_attacked
+from verifix.train.checkpoint import Checkpoint, TrainFolder, prefix_of
 from verifix.train.distributed import Group
 from verifix.train.log import (
     MEASURED,
@@ -39,7 +40,7 @@ from verifix.train.log import (
 from verifix.train.loss import robust_logits
 from verifix.train.objective import Objective, TrainingDiverged
 from verifix.train.settings import TrainSettings
-from verifix.train.smoothing import NoisyObjective, inputs_under_noise, statistics
+from verifix.train.smoothing import NoisyObjective, inputs_at_once, statistics
 from verifix.train.validation import evaluate, evaluate_under_noise, hold_out
 
 StateDict = dict[str, Tensor]
@@ -91,7 +92,8 @@ def train(
     on_epoch: Callable[[Sequence[Epoch]], None] | None = None,
 ) -> Training:
     """Train a network against the worst that its bounds allow; with ``method="none"`` by plain cross-entropy; with a
-    method for randomized smoothing under noise, see :mod:`verifix.train.smoothing`.
+    method for randomized smoothing under noise, see :mod:`verifix.train.smoothing`; or at the points that attacks find,
+    see :mod:`verifix.train.adversarial`.
 
     The order of examples, what is held out, projections and noise follow from ``settings.seed`` and the position alone,
     so that training which was killed and resumed gives the same weights bit for bit (on CPU, with as many threads).
@@ -99,7 +101,8 @@ def train(
     with gradients of the mean over the whole batch, and the first one writes.
 
     The network is trained as it is at test time, since bounds are about that: batch norm keeps its stored statistics,
-    and dropout does nothing. Under noise it is in training mode instead, and may hold operations that no bound knows.
+    and dropout does nothing. Under noise and at attacked points it is in training mode instead, and may hold operations
+    that no bound knows.
 
     Args:
         model: a classifier on its device, in the data's floating-point type; its parameters that require gradients are
@@ -184,7 +187,7 @@ class _Trainer:
         self, model: nn.Module, data: Dataset, held_out: Dataset | None, settings: TrainSettings, saved: nn.Module
     ) -> None:
         self.model, self.data, self.held_out, self.settings = model, data, held_out, settings
-        self.prefix = _prefix(model, saved)
+        self.prefix = prefix_of(model, saved)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise InvalidValue("model", type(model).__name__, "has no parameter that requires a gradient")
@@ -193,8 +196,8 @@ class _Trainer:
         example = data.images[:2].to(self.device)
         probe(model, example, data.classes)
         self.graph: Graph | None = None
-        if settings.smoothing:
-            self.together = inputs_under_noise(model, example, settings)
+        if settings.smoothing or settings.by_examples:
+            self.together = inputs_at_once(model, example, settings)
         else:
             self.graph = self._captured(example)
         self.steps = math.ceil(len(data) / settings.batch)
@@ -224,7 +227,7 @@ class _Trainer:
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
         self.objective = self.group.wrap(self._objective(every_parameter=self.group.size > 1))
-        self.statistics = statistics(self.model) if settings.smoothing else []
+        self.statistics = statistics(self.model) if self.graph is None else []
         if settings.optimiser == "adam":
             self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
                 self.parameters, settings.lr, weight_decay=settings.weight_decay
@@ -247,7 +250,8 @@ class _Trainer:
 
     def _objective(self, *, every_parameter: bool) -> nn.Module:
         if self.graph is None:
-            return NoisyObjective(self.model, self.settings, every_parameter=every_parameter)
+            kind = AdversarialObjective if self.settings.by_examples else NoisyObjective
+            return kind(self.model, self.settings, every_parameter=every_parameter)
         return Objective(self.model, self.graph, self.settings, every_parameter=every_parameter)
 
     @property
@@ -298,7 +302,7 @@ class _Trainer:
         own = index[group.share(len(index))]
         self.optimiser.zero_grad()
         totals = group.sum(self._gradient(own, eps, epoch, len(index))).tolist()
-        minimised = "robust_loss" if settings.bounded else "objective" if settings.smoothing else "loss"
+        minimised = "robust_loss" if settings.robust else "objective" if settings.smoothing else "loss"
         mean = totals[MEASURED.index(minimised)] / len(index)
         if not math.isfinite(mean):
             raise self._diverged("loss", mean, epoch, eps, lr)
@@ -375,7 +379,7 @@ class _Trainer:
                 eps=settings.eps_at(position),
                 lr=settings.lr_at(position),
                 gradient=self.sums.gradient / self.steps,
-                train=self.sums.measures(robust=settings.bounded, objective=settings.smoothing),
+                train=self.sums.measures(robust=settings.robust, objective=settings.smoothing),
                 validation=measured,
                 best=best,
                 cost=cost,
@@ -391,8 +395,9 @@ class _Trainer:
     def _evaluate(self, data: Dataset) -> Measures:
         if self.graph is not None:
             return evaluate(self.graph, data, self.settings, self.group)
-        together = max(1, self.together * (self.settings.noises or 1) // (self.settings.validation_noises or 1))
-        return evaluate_under_noise(self.model, data, self.settings, self.group, together=together)
+        together = max(1, self.together * self.settings.copies // (self.settings.validation_noises or 1))
+        look = evaluate_attacked if self.settings.by_examples else evaluate_under_noise
+        return look(self.model, data, self.settings, self.group, together=together)
 
     def _save(self) -> None:
         if self.folder is None:
@@ -425,14 +430,6 @@ class _Trainer:
         state = {key.removeprefix(self.prefix): state[key] for key in state if key.startswith(self.prefix)}
         about = {"parameters_sha256": fingerprint(state), "epoch": epoch.to_json(), **_versions()}
         self.folder.write_weights(name, state, about)
-
-
-def _prefix(model: nn.Module, part: nn.Module) -> str:
-    """What keys of the model's state dict begin with where they belong to a part of it."""
-    for name, module in model.named_modules():
-        if module is part:
-            return f"{name}." if name else ""
-    raise InvalidValue("saved", type(part).__name__, "is no part of the model")
 
 
 def _environment(group: Group) -> dict[str, Any]:

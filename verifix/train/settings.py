@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from verifix.bounds import Estimator, Method, parse_method
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets import Ball
+from verifix.sets import Ball, Union
 from verifix.sets.base import Norm
 from verifix.train.schedules import EpsSchedule, LearningRateSchedule, eps_at, lr_at
 
@@ -21,6 +21,10 @@ STANDARD = "none"
 """The method of standard training: plain cross-entropy, no bounds."""
 SMOOTHING = ("gaussian", "adre", "adre-adv", "smoothadv")
 """The methods that train under noise for randomized smoothing, see :mod:`verifix.train.smoothing`; no bounds."""
+ADVERSARIAL = ("fgsm", "pgd", "msd", "worst", "augmentation")
+"""The methods that train at the points that an attack finds, see :mod:`verifix.train.adversarial`; no bounds."""
+OVER_UNIONS = ("msd", "worst", "augmentation")
+"""Those of them whose attacks are on a union of balls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,10 @@ class TrainSettings:
         norm, eps, box: the perturbations to be robust against, in units of the raw input, as in :class:`verifix.Ball`.
         method: how outputs are bounded, as in :func:`verifix.certify`; ``none`` trains without any (then eps is 0), and
             so do ``gaussian``, ``adre``, ``adre-adv`` and ``smoothadv``, which train under noise for randomized
-            smoothing: see :mod:`verifix.train.smoothing`.
+            smoothing: see :mod:`verifix.train.smoothing`; and ``fgsm``, ``pgd``, ``msd``, ``worst`` and
+            ``augmentation``, which train at the points that an attack finds: see :mod:`verifix.train.adversarial`.
+        union: for ``msd``, ``worst`` and ``augmentation``, norms and radii such as ``linf:0.3,l2:1.5,l1:12``, in place
+            of ``norm``; ``eps`` is then a factor of all of the radii, 1 by default, and rises like any other.
         estimator: how the norms in hidden bounds are evaluated: ``exact``, ``median:50``, ``gaussian:50`` for l2; see
             ``docs/projections.md``. Every step draws anew; validation is exact in any case.
         epochs, batch: of training; with several processes ``batch`` is what all of them do in one step.
@@ -56,7 +63,8 @@ class TrainSettings:
         attack_eps: the l2 radius of the attack of ``adre-adv`` and ``smoothadv``, in units of the raw input; they need
             it. It rises linearly from 0 over the first ``attack_warmup`` epochs, by default a third, but at most 10.
         attack_steps, attack_step: how many steps the attack has (2), and how long each is at the full radius
-            (``2 attack_eps / attack_steps``).
+            (``2 attack_eps / attack_steps``). Of adversarial training: 10 steps, each this fraction of the radius
+            (``2.5 / attack_steps``; 1.25 for ``fgsm``, which has one).
 
     Raises:
         InvalidValue, InvalidType: the argument, its value and what to do.
@@ -69,6 +77,9 @@ class TrainSettings:
     >>> settings = TrainSettings(method="smoothadv", sigma=0.5, attack_eps=1.0)
     >>> settings.noises, settings.attack_steps, settings.attack_step, round(settings.eps_at(1.0), 3)
     (8, 2, 1.0, 0.15)
+    >>> settings = TrainSettings(method="msd", union="linf:0.3, l2:1.5")
+    >>> settings.union, settings.eps, settings.attack_steps, settings.attack_step
+    ('linf:0.3,l2:1.5', 1.0, 10, 0.25)
     """
 
     eps: float = 0.0
@@ -106,6 +117,7 @@ class TrainSettings:
     attack_steps: int | None = None
     attack_step: float | None = None
     attack_warmup: float | None = None
+    union: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr_every", "validation_every", "patience", "validation_limit"):
@@ -153,6 +165,7 @@ class TrainSettings:
             )
         if self.smoothing and self.eps:
             raise InvalidValue("eps", self.eps, f"method {self.method} trains under noise of sigma: leave eps out")
+        self._check_adversarial()
         if not isinstance(self.estimator, str):
             raise InvalidType("estimator", self.estimator, "its spelling, such as median:50")
         estimator = Estimator.parse(self.estimator)
@@ -180,8 +193,8 @@ class TrainSettings:
             "adre_weight": adre,
             "probability_floor": adre,
             "attack_eps": attacks,
-            "attack_steps": attacks,
-            "attack_step": attacks,
+            "attack_steps": attacks or self.by_examples,
+            "attack_step": attacks or self.by_examples,
             "attack_warmup": attacks,
         }
         for name, needed in applies.items():
@@ -221,6 +234,34 @@ class TrainSettings:
                 raise InvalidValue("attack_warmup", warmup, remedy)
             self._set("attack_warmup", warmup)
 
+    def _check_adversarial(self) -> None:
+        over_union = self.method in OVER_UNIONS
+        if self.union is not None:
+            if not over_union:
+                remedy = f"method {self.method} has no use for it: choose one of {', '.join(OVER_UNIONS)}"
+                raise InvalidValue("union", repr(self.union), remedy)
+            if not isinstance(self.union, str):
+                raise InvalidType("union", self.union, "its spelling, such as linf:0.3,l2:1.5,l1:12")
+            Union.parse(self.union, self.box)
+            self._set("union", "".join(self.union.split()))
+        if over_union and self.union is None:
+            remedy = f"method {self.method} needs norms and radii, such as linf:0.3,l2:1.5,l1:12"
+            raise InvalidValue("union", None, remedy)
+        if not self.by_examples:
+            return
+        if over_union and not self.eps:
+            self._set("eps", 1.0)
+        if not self.eps:
+            raise InvalidValue("eps", self.eps, f"method {self.method} needs the radius of its attack, such as 0.1")
+        one = self.method == "fgsm"
+        steps = (1 if one else 10) if self.attack_steps is None else self.attack_steps
+        _whole("attack_steps", steps, 1)
+        if one and steps != 1:
+            raise InvalidValue("attack_steps", steps, "fgsm has one step: leave it out, or use pgd")
+        step = (1.25 if one else 2.5 / steps) if self.attack_step is None else self.attack_step
+        self._set("attack_steps", steps)
+        self._set("attack_step", _number("attack_step", step, above=True))
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # frozen: while it is being made alone
 
@@ -240,9 +281,31 @@ class TrainSettings:
         return self.method in ("adre-adv", "smoothadv")
 
     @property
+    def by_examples(self) -> bool:
+        """Whether training is at points that an attack finds, without noise."""
+        return self.method in ADVERSARIAL
+
+    @property
     def bounded(self) -> bool:
         """Whether training is by bounds, and not by what the network answers at some inputs."""
-        return not self.standard and not self.smoothing
+        return not self.standard and not self.smoothing and not self.by_examples
+
+    @property
+    def robust(self) -> bool:
+        """Whether robust losses and errors are measured, and the loss is what is minimised: by bounds or attacks."""
+        return self.bounded or self.by_examples
+
+    @property
+    def copies(self) -> int:
+        """How many points a step works on for each example."""
+        if self.method == "augmentation" and self.union is not None:
+            return len(Union.parse(self.union).members)
+        return self.noises or 1
+
+    def threat(self, eps: float | None = None) -> Ball | Union:
+        """What adversarial training is to be robust against, at the full eps or at one on the way to it."""
+        eps = self.eps if eps is None else eps
+        return self.ball(eps) if self.union is None else Union.parse(self.union, self.box).scaled(eps)
 
     def methods(self, seed: int = 0) -> tuple[Method, ...]:
         """The bounds that training uses, with the seed of their projections; none where it uses none."""

@@ -199,7 +199,7 @@ def _frozen(module: nn.Module) -> bool:
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def inputs_under_noise(model: nn.Module, example: Tensor, settings: TrainSettings) -> int:
+def inputs_at_once(model: nn.Module, example: Tensor, settings: TrainSettings) -> int:
     """How many inputs of a training step can be worked on together, each with all of its copies, within the budget.
 
     What autograd keeps is counted on the first of ``example``, in eval mode.
@@ -219,13 +219,14 @@ def inputs_under_noise(model: nn.Module, example: Tensor, settings: TrainSetting
 
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         first = torch.zeros(1, dtype=torch.int64, device=example.device)
-        output = model(noisy_copies(example[:1], first, settings.sigma or 0.0, 0, 0, 2)[0])
-    copy = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 2
+        noisy = settings.smoothing
+        output = model(noisy_copies(example[:1], first, settings.sigma or 0.0, 0, 0, 2)[0] if noisy else example)
+    copy = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / len(output)
     copy += 2 * example[0].numel() * example.element_size() + output[0].numel() * output.element_size()
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     room = total - HEAP - TRAINED_WEIGHTS * weights
-    needed = math.ceil(TRAINED_COPIES * copy * (settings.noises or 1))
+    needed = math.ceil(TRAINED_COPIES * copy * settings.copies)
     if room < needed:
-        remedy = f"a training step needs at least {total - room + needed} bytes for the noisy copies of one input"
+        remedy = f"a training step needs at least {total - room + needed} bytes for the copies of one input"
         raise InvalidValue("memory", total, remedy)
     return room // needed
