@@ -70,7 +70,7 @@ def check_plan(
         shapes = f"{tuple(cost.shape)} and {tuple(budget.shape)}"
         raise InvalidValue("cost.shape, budget.shape", shapes, f"must be {(plan.shape[2],)} and {(plan.shape[0],)}")
     plan, x, budget = plan.detach().double(), x.detach().double(), budget.detach().double()
-    inside = inside_image(side, *plan.shape[3:], plan.device)
+    inside = inside_image(side, plan.shape[3], plan.shape[4], plan.device)
     spent = (plan * cost.double()[:, None, None]).flatten(1).sum(1)
     rows = torch.where(inside, plan, 0.0).sum(2)
     image = plan_image(plan)
