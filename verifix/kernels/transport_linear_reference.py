@@ -88,7 +88,7 @@ class DualSearch(ABC):
     def upper_bound(self, lam: Tensor, sums: Tensor) -> Tensor:
         paid = torch.where((lam == 0) | (self.budget == 0), 0.0, lam * self.budget)
         error = self.error(lam) * (1 + self.slack) * torch.where(self.active, self.image, 0.0).sum((1, 2, 3))
-        return paid + sums[0] + self.slack * (sums[1] + paid) + error + (self.count + 1) * 2.0**-1000
+        return paid + sums[0] + self.slack * (sums[1] + paid) + error + (self.count + 1).double() * 2.0**-1000
 
     def keep(self, lam: Tensor, sums: Tensor, where: Tensor) -> None:
         upper = self.upper_bound(lam, sums)
@@ -103,7 +103,7 @@ class DualSearch(ABC):
 
     def run(self) -> None:
         zero = torch.zeros_like(self.budget)
-        self.slack = (self.count // LANES + 24) * 2.0**-52
+        self.slack = (self.count // LANES + 24).double() * 2.0**-52
         self.left = self.sweep(zero)
         self.left_lam = self.right_lam = zero
         self.upper, self.multiplier = self.upper_bound(zero, self.left), zero
