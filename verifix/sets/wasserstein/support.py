@@ -23,7 +23,7 @@ from verifix.sets.wasserstein.flow import flow_maximiser, flow_support
 if TYPE_CHECKING:
     from verifix.sets.wasserstein.ball import WassersteinBall
 
-PRICE_STEPS = 12
+PRICE_STEPS = 16
 _IMAGES = 2**25
 """So many numbers are in the maximisers that are held at once, at most."""
 
@@ -128,28 +128,46 @@ def _in_box(ball: WassersteinBall, rows: Tensor) -> Tensor:
     # prices can help where a pixel can hold more than the box allows
     reach = ball.balanced_hull()[1][:, None]
     crowded = (reach > side).expand_as(forms)
-    most = forms.detach().double().clamp(min=0) if ball.threat.variant == "clamp-after" else torch.inf
+    clamped = ball.threat.variant == "clamp-after"
+    most = forms.detach().double().clamp(min=0) if clamped else torch.full_like(side, torch.inf)
     prices = torch.zeros_like(forms, dtype=torch.float64)
-    best_prices, best = prices, torch.full(forms.shape[:2], torch.inf, dtype=torch.float64, device=forms.device)
     if bool(crowded.any()):
-        for step in range(PRICE_STEPS):
-            priced = _priced(forms.detach(), prices)
-            bound = _support(ball, priced, ball.budget_above) + _paid(forms.detach(), priced, side)
-            better = bound < best
-            best = torch.where(better, bound, best)
-            best_prices = torch.where(better[:, :, None, None, None], prices, best_prices)
-            excess = torch.where(crowded, _maximisers(ball, priced, ball.budget).double() - side, 0.0)
-            excess = torch.where((excess > 0) | (prices > 0), excess, 0.0)
-            size = excess.square().flatten(2).sum(2)
-            # of the length that closes a gap of a third, a fourth, ... of what the excess is worth now
-            worth = (forms.detach().abs() * excess.clamp(min=0)).flatten(2).sum(2) / (step + 2)
-            length = torch.where(size > 0, worth / torch.where(size > 0, size, 1.0), 0.0)
-            prices = (prices + length[:, :, None, None, None] * excess).clamp(min=0)
-            prices = torch.minimum(prices, torch.as_tensor(most, dtype=torch.float64, device=prices.device))
-    priced = _priced(forms, best_prices)
+        prices = _good_prices(ball, forms.detach(), side, crowded, most)
+    priced = _priced(forms, prices)
     bounds: Tensor = _Balanced.apply(priced, ball)
     total = bounds + _paid(forms, priced, side)
     return total + 2.0**-52 * total.detach().abs()
+
+
+def _good_prices(ball: WassersteinBall, forms: Tensor, side: Tensor, crowded: Tensor, most: Tensor) -> Tensor:
+    """Prices from 0 to ``most`` that make the bound small, after a few steps; zero where none is met that does.
+
+    Each step starts at the best prices met, along what their maximiser holds too much, as far as would lower the bound
+    by ``hope`` if it were linear. That is halved whenever it does not come true in good part.
+    """
+    best_prices = prices = torch.zeros_like(forms, dtype=torch.float64)
+    best = torch.full(forms.shape[:2], torch.inf, dtype=torch.float64, device=forms.device)
+    best_excess, hope = prices, best
+    # no bound is below what the center is worth
+    worth = (forms.double() * ball.center.detach().double()[:, None]).flatten(2).sum(2)
+    for step in range(PRICE_STEPS):
+        priced = _priced(forms, prices)
+        bound = _support(ball, priced, ball.budget_above) + _paid(forms, priced, side)
+        excess = torch.where(crowded, _maximisers(ball, priced, ball.budget).double() - side, 0.0)
+        hope = 0.3 * (bound - worth) if step == 0 else torch.where(bound < best - hope / 4, hope, hope / 2)
+        better = bound < best
+        best = torch.where(better, bound, best)
+        best_prices = torch.where(_wide(better), prices, best_prices)
+        best_excess = torch.where(_wide(better), excess, best_excess)
+        along = torch.where((best_excess > 0) | (best_prices > 0), best_excess, 0.0)
+        size = along.square().flatten(2).sum(2)
+        length = torch.where(size > 0, hope / torch.where(size > 0, size, 1.0), 0.0)
+        prices = torch.minimum((best_prices + _wide(length) * along).clamp(min=0), most)
+    return best_prices
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x[:, :, None, None, None]
 
 
 def _priced(forms: Tensor, prices: Tensor) -> Tensor:
