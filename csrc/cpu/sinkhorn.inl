@@ -120,9 +120,10 @@ public:
         return most >= SinkhornNumbers<T>::largest;
     }
 
-    Found sweep(double multiplier, bool plainly) {
-        const T relaxation = static_cast<T>((plainly ? 1 : rule_.relaxation) / sinkhorn_log_2);
-        const T momentum = plainly ? T{0} : static_cast<T>(rule_.momentum);
+    // `age`: sweeps since the residual grew; at 0 the step is a plain one.
+    Found sweep(double multiplier, int64_t age) {
+        const T relaxation = static_cast<T>((age == 0 ? 1 : rule_.relaxation) / sinkhorn_log_2);
+        const T momentum = age == 0 ? T{0} : static_cast<T>(sinkhorn_momentum(rule_.momentum, age));
         window_.begin(multiplier, rule_.regularisation);
         Found found{0, 0, 0};
         each_channel([&](int64_t plane) {
@@ -231,14 +232,15 @@ private:
 // Where an image is on its way.
 struct Progress {
     double multiplier = 1, residual = HUGE_VAL, before = HUGE_VAL;
-    int64_t sweeps = 0;
+    int64_t sweeps = 0, age = 0;
 };
 
 // Sweeps until the point before one was satisfactory, or there were enough of them.
 template <class Iterates>
 void advance(Iterates& iterates, Progress& progress, const SinkhornRule& rule, double eps) {
     while (progress.sweeps < rule.max_sweeps) {
-        const Found found = iterates.sweep(progress.multiplier, progress.residual > progress.before);
+        progress.age = progress.residual > progress.before ? 0 : progress.age + 1;
+        const Found found = iterates.sweep(progress.multiplier, progress.age);
         const bool done = sinkhorn_satisfied(found.residual, found.cost, progress.multiplier, eps, rule.tolerance);
         progress.before = progress.residual;
         progress.residual = found.residual;

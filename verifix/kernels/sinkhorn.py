@@ -89,7 +89,7 @@ def projected_sinkhorn(
         tolerance: on the column residual, and on the cost relative to the budget.
         max_sweeps: >= 0.
         relaxation, momentum: steps of beta are ``relaxation * step + momentum * last``, 0 < relaxation < 2,
-            0 <= momentum < 1; plain ones, (1, 0), follow where the residual grew.
+            0 <= momentum < 1; momentum grows with the sweeps, and a plain step (1, 0) follows where the residual grew.
 
     Raises:
         InvalidType, InvalidValue: an argument is not of the type, shape or range above. Entries of x, w and budget are

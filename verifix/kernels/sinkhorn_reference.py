@@ -65,7 +65,7 @@ class _Projection:
         self.beta, self.velocity = torch.zeros_like(x), torch.zeros_like(x)
         self.multiplier = 1.0
         self.residual, self.before = math.inf, math.inf
-        self.sweeps = 0
+        self.sweeps, self.age = 0, 0
 
     def plan(self) -> Tensor:
         """The plan of the rows x at this beta and multiplier."""
@@ -85,8 +85,11 @@ class _Projection:
         residual = float(error.abs().sum()) / self.rule.regularisation
         cost, second = float((self.cost * plan).sum()), float((self.cost**2 * plan).sum())
         done = self.satisfied(residual, cost)
-        grows, self.before, self.residual = self.residual > self.before, self.residual, residual
-        relaxation, momentum = (1.0, 0.0) if grows else (self.rule.relaxation, self.rule.momentum)
+        self.age = 0 if self.residual > self.before else self.age + 1
+        self.before, self.residual = self.residual, residual
+        relaxation, momentum = 1.0, 0.0  # where the residual grew
+        if self.age > 0:
+            relaxation, momentum = self.rule.relaxation, max(self.rule.momentum, self.age / (self.age + 20))
         # Below the root of its own equation, or at it to second order: see docs/wasserstein-sinkhorn.md.
         step = error / (1 + columns + (0.5 * error).clamp(min=0))
         self.velocity = relaxation * step + momentum * self.velocity
@@ -109,7 +112,7 @@ def next_multiplier(multiplier: float, cost: float, second: float, eps: float) -
     """A Newton step on the logarithm of the cost, of which it is nearly a linear function, with 2 (q - 1) / (q + 1) for
     log q; at least 0."""
     if not second > 0:
-        return multiplier / 2
+        return multiplier / 2 if multiplier > 2.0**-10 else 0.0
     return max(0.0, multiplier + cost / second * (2 * (cost - eps) / (cost + eps)))
 
 

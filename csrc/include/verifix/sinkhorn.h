@@ -48,7 +48,7 @@ bool check_sinkhorn(const Sinkhorn<T>& job) {
     if (images == 0) return false;
     if (job.cost == nullptr || job.budget == nullptr || job.column_residual == nullptr || job.plan_cost == nullptr ||
         job.multiplier == nullptr || job.sweeps == nullptr || job.converged == nullptr ||
-        (size > 0 && (job.x == nullptr || job.w == nullptr || job.z == nullptr))) {
+        (channels * rows * columns > 0 && (job.x == nullptr || job.w == nullptr || job.z == nullptr))) {
         throw std::invalid_argument("sinkhorn: a null pointer with shape (" + text);
     }
     const std::int64_t offsets = window * window;

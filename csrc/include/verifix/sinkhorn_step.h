@@ -94,10 +94,15 @@ VERIFIX_INLINE V next_exponent(V exponent, V error, V columns, V& velocity, T re
     return -larger(-next, V{} - SinkhornNumbers<T>::largest);
 }
 
+// What of the last step is repeated: the more, the longer the residual has not grown, as slow images need it.
+VERIFIX_INLINE double sinkhorn_momentum(double momentum, int64_t age) {
+    return larger(momentum, static_cast<double>(age) / static_cast<double>(age + 20));
+}
+
 // The next multiplier: a Newton step on the logarithm of the cost, of which it is nearly a linear function, with
 // 2 (q - 1) / (q + 1) for log q; at least 0.
 VERIFIX_INLINE double next_multiplier(double multiplier, double cost, double second, double eps) {
-    if (!(second > 0)) return multiplier / 2;
+    if (!(second > 0)) return multiplier > 0x1p-10 ? multiplier / 2 : 0.0;
     const double next = multiplier + cost / second * (2 * (cost - eps) / (cost + eps));
     return next > 0 ? next : 0.0;
 }
