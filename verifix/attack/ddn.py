@@ -94,6 +94,7 @@ class DDN(Attack):
             size = _size(step)
             step = step * per_input(norm / torch.where(size > 0, size, 1.0), step)
             points = self._rounded(into_box((x.double() + weight * step).to(x.dtype), sides), sides)
+            points = torch.where(weight > 0, points, x)
             step = torch.where(weight > 0, (points.double() - x.double()) / safe, 0.0)
         problem.ask(points, who)
 

@@ -59,7 +59,8 @@ class Problem:
         numbers: the inputs' numbers in the criterion, ``(n,)``.
         draws: their random numbers.
         nearest: among points that meet the criterion, keep that nearest to the input, not that of the smallest margin.
-        confidence: how far below zero a margin has to be for the search to count it as meeting the criterion.
+        confidence: how far below zero a margin has to be for the search to count it as meeting the criterion; the
+            inputs themselves need none.
         stop_on_success: whether an input is done once the criterion is met.
         start: points of the sets to start from, ``(n, *shape)``, where the caller has some.
     """
@@ -79,7 +80,7 @@ class Problem:
     ) -> None:
         self.model, self.criterion, self.sets, self.draws, self.start = model, criterion, sets, draws, start
         self.numbers, self.nearest, self.stop_on_success = numbers, nearest, stop_on_success
-        self.confidence = confidence
+        self.confidence = 0.0
         self.x = sets.center.detach()
         n, device = len(sets), self.x.device
         self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
@@ -92,6 +93,7 @@ class Problem:
         self._slopes_seen = torch.zeros(n, dtype=torch.bool, device=device)
         self._not_finite = torch.zeros(n, dtype=torch.bool, device=device)
         self.clean = self.ask(self.x, torch.arange(n, device=device))
+        self.confidence = confidence
         if looks_like_probabilities(self.clean.logits):
             warnings.warn(
                 "model: its outputs are probabilities, not logits: they are flat where the model is sure, and attacks "
