@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -51,8 +52,8 @@ class Criterion(ABC):
         """The difference of logits ratio (Croce and Hein 2020, equations 6 and 7), ``(k,)``, to be maximised."""
         raise InvalidValue("loss", "dlr", f"{type(self).__name__} has no class to measure it by: use margin")
 
-    def loss(self, name: Loss, logits: Tensor, index: Tensor) -> Tensor:
-        """What an attack maximises, ``(k,)``, by name; the margin is negated."""
+    def loss(self, name: Loss, logits: Tensor, index: Tensor, *, plain: bool = False) -> Tensor:
+        """What an attack maximises, ``(k,)``, by name; the margin is negated. ``plain``: as everybody computes it."""
         if name == "margin":
             return -self.margins(logits, index)
         return self.cross_entropy(logits, index) if name == "cross-entropy" else self.dlr(logits, index)
@@ -91,8 +92,17 @@ class Untargeted(Criterion):
         others = places + (places >= labels)
         return logits.gather(1, labels) - logits.gather(1, others)
 
+    def loss(self, name: Loss, logits: Tensor, index: Tensor, *, plain: bool = False) -> Tensor:
+        if plain and name == "cross-entropy":
+            return F.cross_entropy(logits, self.labels[index], reduction="none")
+        return super().loss(name, logits, index)
+
     def cross_entropy(self, logits: Tensor, index: Tensor) -> Tensor:
-        return F.cross_entropy(logits, self.labels[index], reduction="none")
+        own, others = _split(logits, self.labels[index])
+        odds = others.logsumexp(1) - own  # of log p - 1 the label's part is lost where p rounds to 1
+        least = math.log(torch.finfo(logits.dtype).tiny) + 8
+        seen = odds.clamp(min=least)
+        return F.softplus(seen) + math.exp(least) * (odds - seen)  # below, its tangent: exp would underflow
 
     def dlr(self, logits: Tensor, index: Tensor) -> Tensor:
         if logits.shape[1] < 3:
@@ -199,11 +209,8 @@ class _Part(Criterion):
     def forms(self, logits: Tensor, index: Tensor) -> Tensor:
         return self.whole.forms(logits, self.numbers[index])
 
-    def cross_entropy(self, logits: Tensor, index: Tensor) -> Tensor:
-        return self.whole.cross_entropy(logits, self.numbers[index])
-
-    def dlr(self, logits: Tensor, index: Tensor) -> Tensor:
-        return self.whole.dlr(logits, self.numbers[index])
+    def loss(self, name: Loss, logits: Tensor, index: Tensor, *, plain: bool = False) -> Tensor:
+        return self.whole.loss(name, logits, self.numbers[index], plain=plain)
 
 
 def criterion_of(y: Tensor | Criterion | Specification) -> Criterion:

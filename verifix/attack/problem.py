@@ -140,7 +140,7 @@ class Problem:
         with torch.enable_grad():
             logits = self._run(leaf, who)
             answers = (logits if plain else logits.double()).detach().requires_grad_(True)
-            value = self.criterion.loss(loss, answers, self.numbers[who])
+            value = self.criterion.loss(loss, answers, self.numbers[who], plain=plain)
             (pull,) = torch.autograd.grad(value.sum(), answers)
             if not plain:
                 largest = pull.abs().amax(1, keepdim=True)
