@@ -95,7 +95,8 @@ def attack_run(
     inputs = ball.around(data.images)  # refuses inputs outside the box, all at once
     resolved = dict(settings or {}) | _settings(model, data, ball, named, batch)
     resolved |= {"seed": seed, "sanity": sanity, "save_examples": save_examples}
-    probe(model, data.images[:2].to(device), data.classes, resolved.get("model"), finite=False)
+    for count in (1, 2):
+        probe(model, data.images[:count].to(device), data.classes, resolved.get("model"), finite=False)
     _rehearse(model, inputs.select(slice(0, 1)).to(device), named, seed)
     parts = _Examples(Path(out), len(data), batch) if save_examples else None
 
