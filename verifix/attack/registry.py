@@ -19,6 +19,11 @@ ATTACKS: dict[str, str] = {
     "bim": "projected_gradient:BIM",
     "pgd": "projected_gradient:PGD",
     "mim": "projected_gradient:MIM",
+    "deepfool": "deepfool:DeepFool",
+    "ddn": "ddn:DDN",
+    "carlini-wagner": "carlini_wagner:CarliniWagner",
+    "gaussian-noise": "noise:GaussianNoise",
+    "salt-and-pepper": "noise:SaltAndPepper",
 }
 """Name of each attack, and where its class is: module of this package, colon, class."""
 

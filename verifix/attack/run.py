@@ -28,7 +28,7 @@ from verifix.files import write_bytes
 from verifix.models import probe
 from verifix.sets import Ball, InputSet, Wasserstein
 
-_QUICK = ("steps", "restarts", "queries")
+_QUICK = ("steps", "restarts", "queries", "repeats", "searches")
 
 
 @dataclass(frozen=True)

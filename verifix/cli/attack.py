@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="of every attack that has steps")
     parser.add_argument("--restarts", type=int, metavar="N", help="of every attack that has restarts")
     parser.add_argument(
-        "--step-size", type=options.number, metavar="A", help="of every attack that has one, in the units of eps"
+        "--step-size", type=options.number, metavar="A", help="of every attack that has one; of pgd in the units of eps"
     )
     parser.add_argument(
         "--sanity", action="store_true", help="look for more signs of gradient masking, with the first 100 inputs"
