@@ -18,7 +18,7 @@ from verifix.bounds.rounding import plain_arithmetic
 from verifix.certify import Specification
 from verifix.certify.certify import input_sets
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets import Ball, InputSet
+from verifix.sets import Ball, InputSet, Union, Wasserstein
 
 BATCH = 500
 """How many inputs an attack works on at once, unless told otherwise."""
@@ -55,7 +55,7 @@ class Attack(ABC):
         model: Classifier,
         x: Tensor,
         y: Tensor | Criterion | Specification,
-        inputs: Ball | InputSet,
+        inputs: Ball | Wasserstein | Union | InputSet,
         *,
         seed: int = 0,
         stop: bool = True,

@@ -14,14 +14,14 @@ from verifix.certify.specification import Margins, Specification
 from verifix.certify.verdict import Result, Verdict
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph, capture
-from verifix.sets import Ball, InputSet, Wasserstein
+from verifix.sets import Ball, InputSet, Union, UnionSet, Wasserstein
 
 
 def certify(
     model: nn.Module | Graph,
     x: Tensor,
     y: Tensor | Specification,
-    inputs: Ball | Wasserstein | InputSet,
+    inputs: Ball | Wasserstein | Union | InputSet,
     method: MethodLike = "crown",
     *,
     memory: int | None = None,
@@ -33,7 +33,8 @@ def certify(
         x: inputs ``(n, *shape)``, in raw units, float32 or float64.
         y: labels ``(n,)``; or a :class:`Specification` such as :class:`verifix.Rows`.
         inputs: a :class:`verifix.Ball` or :class:`verifix.Wasserstein` to put around each input, or an input set made
-            from them.
+            from them. Of a :class:`verifix.sets.Union` every member is bounded by itself; an input is ``verified`` when
+            all are.
         method: ``ibp``, ``crown-ibp``, ``cap``, ``crown``; several joined by ``+`` for the best of each margin.
         memory: byte budget of all that is computed here; default a quarter of what is free.
 
@@ -97,11 +98,11 @@ def predict(graph: Graph, x: Tensor, memory: int | None = None) -> Tensor:
     return logits.argmax(1)
 
 
-def input_sets(x: Tensor, inputs: Ball | Wasserstein | InputSet) -> InputSet:
+def input_sets(x: Tensor, inputs: Ball | Wasserstein | Union | InputSet) -> InputSet:
     """The sets that ``inputs`` stands for, one for each of the inputs, each of which lies in its own."""
     if not isinstance(x, Tensor):
         raise InvalidType("x", x, "a torch.Tensor (n, ...)")
-    if isinstance(inputs, (Ball, Wasserstein)):
+    if isinstance(inputs, (Ball, Wasserstein, Union)):
         return inputs.around(x)
     if not isinstance(inputs, InputSet):
         raise InvalidType("inputs", inputs, "a Ball, or an input set such as Ball('linf', eps=0.1).around(x)")
@@ -172,7 +173,14 @@ def lower_margins(
     index: slice | Tensor,
     tally: Tally | None = None,
 ) -> Tensor:
-    """Lower bounds of every row over the sets of some inputs, whose numbers are ``index``: ``(n, r)``."""
+    """Lower bounds of every row over the sets of some inputs, whose numbers are ``index``: ``(n, r)``.
+
+    Of unions the least over the members; but with methods that may fail, which are not made for several sets in a row,
+    of the union as it is (and those refuse it).
+    """
+    if isinstance(part, UnionSet) and not any(map(may_fail, methods)):
+        each = [lower_margins(graph, member, specification, methods, memory, index) for member in part.members]
+        return torch.stack(each).amin(0)  # NaN where one is: nothing is known
     rows = specification.rows(index, part.center)
     threshold = specification.threshold(index, part.center)
     best: Tensor | None = None
