@@ -39,7 +39,9 @@ def test_certify(arguments: list[object], verifix: Callable[..., tuple[int, str,
     assert (status, err) == (0, "")
     status, out, err = verifix("certify", *common, "--eps", 0.01, "--out", "run", "--window", 3, "--ground", "l1")
     assert (status, err) == (0, "")
-    assert "wasserstein ball of radius 0.01 (normalised mass), l1, 3 x 3, balanced" in " ".join(out.split())
+    assert "wasserstein ball of radius 0.01 (normalised mass), l1, 3 x 3, balanced" in " ".join(
+        out.replace("│", " ").split()
+    )
     written = json.loads(Path("run/settings.json").read_text())["settings"]
     assert written["norm"] == "wasserstein"
     names = ("ground", "window", "mass", "variant", "transport", "box")
