@@ -57,6 +57,31 @@ def project_plan(
 ) -> None: ...
 def plan_image(*, plan: int, image: int, shape: tuple[int, int, int, int, int], dtype: str, stream: int) -> None: ...
 def plan_gradient(*, image: int, plan: int, shape: tuple[int, int, int, int, int], dtype: str, stream: int) -> None: ...
+def transport_linear(
+    *,
+    x: int,
+    g: int,
+    image: int,
+    row: int,
+    cost: int,
+    budget: int,
+    upper: int,
+    multiplier: int,
+    z: int,
+    value: int,
+    plan_cost: int,
+    images: int,
+    rows: int,
+    pairs: int,
+    channels: int,
+    height: int,
+    width: int,
+    window: int,
+    dtype: str,
+    workspace: int,
+    bytes: int,
+    stream: int,
+) -> None: ...
 def config() -> Config: ...
 
 class _BackwardSchedule:

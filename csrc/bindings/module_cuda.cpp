@@ -6,6 +6,7 @@
 #include "data_type.h"
 #include "noise.h"
 #include "plan.h"
+#include "transport_linear.h"
 #include "transport_project.h"
 #include "verifix/abs_median.h"
 #include "verifix/clopper_pearson.h"
@@ -49,6 +50,13 @@ struct CudaNoise {
     }
     static void random_words(const RandomWords& job, std::uintptr_t stream) {
         random_words_cuda(job, memory<void>(stream));
+    }
+};
+
+struct CudaTransportLinear {
+    template <class T>
+    static void run(const TransportLinear<T>& job, std::uintptr_t workspace, std::int64_t bytes, std::uintptr_t stream) {
+        transport_linear_cuda(job, memory<void>(workspace), bytes, memory<void>(stream));
     }
 };
 
@@ -100,5 +108,7 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
           py::arg("classes"), py::arg("dtype"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
     bind_transport_project<CudaTransportProject, std::uintptr_t>(m, py::arg("stream"));
     bind_plans(m);
+    bind_transport_linear<CudaTransportLinear, std::uintptr_t, std::int64_t, std::uintptr_t>(
+        m, py::arg("workspace"), py::arg("bytes"), py::arg("stream"));
     m.def("config", &config, "What was built, and whether a driver and a GPU are there.");
 }

@@ -47,6 +47,13 @@ struct TransportLinear {
 template <class T>
 void transport_linear_cpu(const TransportLinear<T>& job, int threads, Isa isa);
 
+// The same on the current CUDA device, enqueued on `stream` (a cudaStream_t); all pointers but `cost` are device memory.
+// Does not wait, and so finds NaN where an index is out of range. The window is at most 15; `workspace` has `bytes` for
+// as many warps as may run, each with channels * height * width * (sizeof(T) * (costs that differ) + 12) bytes, rounded up
+// to 16. Throws std::runtime_error where the launch fails.
+template <class T>
+void transport_linear_cuda(const TransportLinear<T>& job, void* workspace, std::int64_t bytes, void* stream);
+
 // What every implementation checks first; the number of elements of an image.
 template <class T>
 std::int64_t check_transport_linear(const TransportLinear<T>& job) {
