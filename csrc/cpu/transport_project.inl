@@ -307,12 +307,12 @@ struct Image {
             for (int64_t i = 0; i < pixels * offsets; ++i) out[i] = static_cast<T>(transport_nan);
             return transport_nan;
         }
-        const double target = transport_target(budget, offsets * pixels);
+        const double target = transport_target(budget, static_cast<double>(offsets * bright));
         bool feasible = false;
         const double high = bracket(target, &feasible);
         double multiplier = 0;
         if (!feasible) {
-            multiplier = transport_multiplier(budget, start, high, [&](double now) { return cost_at(now); });
+            multiplier = transport_multiplier(target, start, high, [&](double now) { return cost_at(now); });
             const double kept = transport_kept<T>(settle(multiplier), target);
             if (kept < 1) shrink(kept);
         }

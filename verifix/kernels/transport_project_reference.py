@@ -15,7 +15,7 @@ from torch.nn import functional
 SLOTS = 256
 MOST_STEPS = 100  # evaluations of the cost; the first NEWTON_STEPS are Newton's, later every second one halves
 NEWTON_STEPS = 10
-CLOSE = 1e-12  # the cost, relative to the budget, at which the search for the multiplier ends
+CLOSE = 2.0**-46  # the cost, relative to what it should be, at which the search for the multiplier ends
 LARGEST = 1e150  # of plans, images and costs; the smallest positive cost is its inverse
 
 
@@ -73,7 +73,7 @@ def project_plan(
     rows = _Rows(plan, x, cost)
     valid = rows.valid & (budget >= 0)
     high, feasible = rows.bracket(budget)
-    multiplier = _search(rows, budget, start, high, valid & ~feasible)
+    multiplier = _search(rows, rows.target(budget), start, high, valid & ~feasible)
     moved = rows.feasible_plan(multiplier, budget)
     kept = (valid & feasible)[:, None, None, None, None]
     moved = torch.where(kept, rows.own(plan), moved)
@@ -83,23 +83,23 @@ def project_plan(
     )
 
 
-def _search(rows: _Rows, budget: Tensor, start: Tensor | None, high: Tensor, run: Tensor) -> Tensor:
-    """The multiplier at which the plan costs the budget, or 0: Newton's iteration in a bracket that only shrinks."""
-    low = torch.zeros_like(budget)
+def _search(rows: _Rows, target: Tensor, start: Tensor | None, high: Tensor, run: Tensor) -> Tensor:
+    """The multiplier at which the plan costs the target, or 0: Newton's iteration in a bracket that only shrinks."""
+    low = torch.zeros_like(target)
     tried_zero = torch.zeros_like(run)
-    now = torch.zeros_like(budget)
+    now = torch.zeros_like(target)
     if start is not None:
         now = torch.where(start > 0, torch.where(start < high, start, high), 0.0)
-    now = torch.where(budget == 0, high, torch.where(torch.isinf(budget), 0.0, now))
+    now = torch.where(target == 0, high, torch.where(torch.isinf(target), 0.0, now))
     for step in range(MOST_STEPS):
         if not run.any():
             break
         spent, slope = rows.cost_at(now)
-        excess = spent - budget
+        excess = spent - target
         tried_zero = tried_zero | (now == 0)
         above = excess > 0
         low, high = torch.where(run & above, now, low), torch.where(run & ~above, now, high)
-        run = run & ~((excess.abs() <= CLOSE * budget) | ((now == 0) & ~above))
+        run = run & ~((excess.abs() <= CLOSE * target) | ((now == 0) & ~above))
         middle = low + (high - low) * 0.5
         following = now + excess / slope
         following = torch.where((following <= 0) & ~tried_zero, 0.0, following)
@@ -153,12 +153,12 @@ class _Rows:
             high = torch.where(self.inside[d] & (self.x > 0) & (self.cost[d] > 0) & (needed > high), needed, high)
         loose = len(self.g) * torch.finfo(self.dtype).eps
         rows_hold = ((total - self.x).abs() <= loose * self.x) & ~negative
-        feasible = rows_hold.all(1) & (total_of(spent) <= self._target(budget))
+        feasible = rows_hold.all(1) & (total_of(spent) <= self.target(budget))
         return high.amax(1) if high.shape[1] else high.sum(1), feasible
 
-    def _target(self, budget: Tensor) -> Tensor:
+    def target(self, budget: Tensor) -> Tensor:
         """What is spent at most: the budget, less what adding up the costs in another order could round up."""
-        terms = len(self.g) * self.x.shape[1]
+        terms = len(self.g) * (self.x != 0).sum(1).double()
         return budget * (1 - (terms + 16) * 2.0**-52)
 
     def _thresholds(self, multiplier: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -210,7 +210,7 @@ class _Rows:
         for row, c in zip(rows, self.cost, strict=True):
             spent = spent + row * c
         spent_in_all = total_of(spent)
-        target = self._target(budget)
+        target = self.target(budget)
         keep = torch.where(spent_in_all > target, target / spent_in_all * (1 - 4 * torch.finfo(self.dtype).eps), 1.0)
         returned = torch.zeros_like(self.x)
         for d, (row, c) in enumerate(zip(rows, self.cost, strict=True)):

@@ -49,10 +49,8 @@ struct TwoSums {
     double first, second;
 };
 
-// What is spent at most: the budget, less what adding up the costs in another order could round up.
-VERIFIX_INLINE double transport_target(double budget, int64_t terms) {
-    return budget * (1 - static_cast<double>(terms + 16) * 0x1p-52);
-}
+// What is spent at most: the budget, less what adding up so many costs in another order could round up.
+VERIFIX_INLINE double transport_target(double budget, double terms) { return budget * (1 - (terms + 16) * 0x1p-52); }
 
 VERIFIX_INLINE bool transport_entry_valid(double value) { return value <= transport_largest && value >= -transport_largest; }
 
@@ -64,22 +62,22 @@ VERIFIX_INLINE bool transport_costs_valid(const double* cost, int64_t offsets) {
     return valid;
 }
 
-// The multiplier at which the plan costs the budget, or 0: Newton's iteration inside a bracket [0, high] that only
+// The multiplier at which the plan costs the target, or 0: Newton's iteration inside a bracket [0, high] that only
 // shrinks. cost_at(multiplier) is what the plan costs and how fast that falls.
 template <class CostAt>
-VERIFIX_INLINE double transport_multiplier(double budget, double start, double high, const CostAt& cost_at) {
+VERIFIX_INLINE double transport_multiplier(double target, double start, double high, const CostAt& cost_at) {
     constexpr int most_steps = 100, newton_steps = 10;
-    constexpr double close = 1e-12;
+    constexpr double close = 0x1p-46;
     double low = 0, now = start > 0 ? (start < high ? start : high) : 0;
-    if (budget == 0) {
+    if (target == 0) {
         now = high;
-    } else if (budget == __builtin_inf()) {
+    } else if (target == __builtin_inf()) {
         now = 0;
     }
     bool tried_zero = false;
     for (int step = 0; step < most_steps; ++step) {
         const TwoSums sums = cost_at(now);
-        const double excess = sums.first - budget, slope = sums.second;
+        const double excess = sums.first - target, slope = sums.second;
         tried_zero = tried_zero || now == 0;
         if (excess > 0) {
             low = now;
@@ -87,7 +85,7 @@ VERIFIX_INLINE double transport_multiplier(double budget, double start, double h
             high = now;
         }
         const double distance = excess < 0 ? -excess : excess;
-        if (distance <= close * budget || (now == 0 && !(excess > 0))) return now;
+        if (distance <= close * target || (now == 0 && !(excess > 0))) return now;
         const double middle = low + (high - low) * 0.5;
         double following = now + excess / slope;
         if (following <= 0 && !tried_zero) following = 0;
