@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from verifix.sets.wasserstein.ball import WassersteinBall
 
 Array = NDArray[Any]
-ROUNDING = {torch.float64: 2.0**-40}
+ROUNDING = {torch.float64: 2.0**-30}
 """By type: how far, relative to its value, rounding may have moved a pixel; other types: 8 units in the last place."""
 _FEASIBILITY = 1e-10  # what HiGHS may miss constraints by, for images whose largest pixel is 1; its own minimum
 
@@ -33,7 +33,8 @@ def distance(ball: WassersteinBall, z: Tensor, rounding: float | None = None) ->
 
     Args:
         z: ``(n, C, H, W)``.
-        rounding: relative; by default 8 units in the last place of the type of z, and 2**-40 for float64.
+        rounding: relative; by default 8 units in the last place of the type of z, and 2**-30 for float64, which is
+            what HiGHS can resolve.
 
     Raises:
         InvalidValue: HiGHS finds no answer.
