@@ -57,6 +57,7 @@ def compare(
     per: int = 1,
     count: int = 10,
     flops: Mapping[str, float] | None = None,
+    traffic: Mapping[str, float] | None = None,
 ) -> None:
     """Time the sides in turn and store what was found; pytest-benchmark times the first one.
 
@@ -64,6 +65,7 @@ def compare(
         case: names and facts that go into the results as they are, ``errors`` among them.
         per: how many inputs a call decides; seconds are given for one.
         flops: floating-point operations for each side and input, where they are known.
+        traffic: bytes that each side has to read and write for an input, where they are known.
     """
     limits = {"matrix product": matrix_product(), "copy": copy_of_memory()}
     everything: dict[str, Side] = {**limits, **sides}
@@ -114,6 +116,11 @@ def compare(
         if flops is not None and name in flops:
             side["gflop"] = flops[name] / 1e9
             side["share_of_matrix_rate"] = flops[name] * per / found[name]["median"] / rate
+        if traffic is not None and name in traffic:
+            side["mbyte"] = traffic[name] / 1e6
+            side["share_of_copy_rate"] = (
+                traffic[name] * per / found[name]["median"] / (result["copy_gbytes_per_second"] * 1e9)
+            )
         result["sides"][name] = side
     benchmark.extra_info |= {"case": result, "machine": machine()}
 

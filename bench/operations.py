@@ -1,4 +1,5 @@
-"""How many multiply-adds a backward pass needs: what the share of the matrix rate is counted against."""
+"""How many operations a backward pass, or a step on a Wasserstein ball, needs: what shares of the rates are counted
+against."""
 
 from __future__ import annotations
 
@@ -111,3 +112,29 @@ def _convolution(operation: Convolution, reach: Reach) -> tuple[int, list[Reach]
         cost *= taps
         spans.append(tuple(found))
     return (0 if reach.unit else cost), [Reach(tuple(spans), False)]
+
+
+def sinkhorn_operations(window: int, dtype_degree: int = 6) -> int:
+    """Floating-point operations per pixel and sweep of projected Sinkhorn: additions, products, quotients, comparisons.
+
+    For costs that depend on ``|di|`` and ``|dj|``: sums of pairs in one direction are weighed and added in the other,
+    so that a product with the window of radius r takes ``(r + 1) (2 r + 1) + 3 r`` operations, twice; the sums of the
+    classes of distances take ``2 ((r + 1)^2 - 1)``. One exponential is a series of degree ``dtype_degree``.
+    """
+    radius = window // 2
+    product = (radius + 1) * (2 * radius + 1) + 3 * radius
+    classes = 2 * ((radius + 1) ** 2 - 1)
+    scaling, error, step, exponential = 2, 6, 11, 2 * dtype_degree + 5
+    return 2 * product + classes + scaling + error + step + exponential
+
+
+def support_operations(window: int, classes: int, evaluations: int = 2) -> int:
+    """Comparisons, products and sums per pixel of a support function: the largest neighbour of each class of distances,
+    and so many evaluations of the dual; no search can do with fewer than two."""
+    return window * window - classes + evaluations * (3 * classes + 1)
+
+
+def plan_projection_operations(window: int, evaluations: int = 3) -> int:
+    """Operations per pixel of a projection of plans: rows less the priced cost, their threshold by one Newton step, and
+    the sums of cost and slope; so many times, as a search from a good start needs."""
+    return evaluations * 8 * window * window

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from collections import OrderedDict
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,3 +38,20 @@ def convex_adversarial_resnet(model: nn.Sequential) -> nn.Sequential:
         else:
             layers.append(module)
     return peer.DenseSequential(OrderedDict((str(i), layer) for i, layer in enumerate(layers)))
+
+
+def authors_sinkhorn() -> Any:
+    """The module ``projected_sinkhorn`` of the package of that name (0.2); its own folder has to be on the path.
+
+    ``VERIFIX_PROJECTED_SINKHORN`` is the folder that holds ``projected_sinkhorn.py`` and ``lambertw.py``, from
+    ``pip download --no-deps projected-sinkhorn==0.2`` unpacked somewhere.
+    """
+    folder = os.environ.get("VERIFIX_PROJECTED_SINKHORN", "")
+    if not (Path(folder) / "lambertw.py").is_file():
+        pytest.skip(f"VERIFIX_PROJECTED_SINKHORN = {folder!r} is not the folder of projected_sinkhorn 0.2")
+    path = list(sys.path)
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("projected_sinkhorn")
+    finally:
+        sys.path[:] = path

@@ -14,10 +14,10 @@ Written by `make bench`; do not edit. Sides of a case take turns within one run;
 rounds in which other programs took the smallest share of the processors (column *others*). Read ratios, not
 milliseconds: where that share is not near zero, its noise is in every number. `README.md` explains the columns.
 """
-_NOTED = {"largest_over_smallest", "peer", "exponent", "samples"}
+_NOTED = {"largest_over_smallest", "peer", "exponent", "samples", "sweeps"}
 COLUMNS = (
     "case", "method", "inputs", "threads", "side", "ms per input (IQR)", "ratio", "of minima", "error", "lowered by",
-    "share of matrix rate", "peak growth, MB", "others",
+    "share of matrix rate", "share of copy rate", "peak growth, MB", "others",
 )  # fmt: skip
 
 
@@ -71,6 +71,11 @@ def _note(case: dict[str, Any]) -> str:
             f"{case['name']}: time grows as the number of hidden units to the power of {case['exponent']:.2f}; "
             f"microseconds per unit and input: {costs}."
         )
+    if "sweeps" in case:
+        found = ", ".join(
+            f"{mean:.2g} on average, {most:.2g} at most ({side})" for side, (mean, most) in case["residuals"].items()
+        )
+        return f"{case['name']}: {case['sweeps']:.1f} sweeps in the mean; column residuals {found}."
     if "samples" in case:
         found = case["samples"]
         answers = ", ".join(f"{count} {answer}" for answer, count in found["answers"].items())
@@ -107,6 +112,7 @@ def _row(case: dict[str, Any], side: str) -> list[str]:
         f"{found['ratio']['of_medians']:.3g}", f"{found['ratio']['of_least']:.3g}",
         *(f"{errors[key]:.1e}" if key in errors else "" for key in ("error", "lowered by")),
         f"{found['share_of_matrix_rate']:.1%}" if "share_of_matrix_rate" in found else "",
+        f"{found['share_of_copy_rate']:.1%}" if "share_of_copy_rate" in found else "",
         f"{peak:.0f}" if isinstance(peak, float | int) else peak,
         f"{case['share_of_other_programs']:.0%}",
     ]  # fmt: skip
