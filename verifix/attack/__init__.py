@@ -1,5 +1,6 @@
 """Attacks: what a certificate says cannot be found, looked for."""
 
+from verifix.attack.apgd import APGD, TargetedAPGD
 from verifix.attack.base import Attack
 from verifix.attack.biased import BiasedAttack, attack_biased
 from verifix.attack.carlini_wagner import CarliniWagner
@@ -14,9 +15,11 @@ from verifix.attack.projected_gradient import BIM, MIM, PGD
 from verifix.attack.registry import standard
 from verifix.attack.result import AttackResult
 from verifix.attack.run import attack_run
+from verifix.attack.square import Square
 from verifix.attack.unions import MultiSteepestDescent, WorstOf, augmentation
 
 __all__ = [
+    "APGD",
     "BIM",
     "DDN",
     "FGSM",
@@ -34,7 +37,9 @@ __all__ = [
     "MultiSteepestDescent",
     "RandomFGSM",
     "SaltAndPepper",
+    "Square",
     "Targeted",
+    "TargetedAPGD",
     "UniformFGSM",
     "Untargeted",
     "Violates",
