@@ -238,7 +238,7 @@ class _Climb:
         sparser = support < 0.95 * self.support
         shorter = torch.maximum(self.step / 1.5, self.largest / 10)
         self.step = torch.where(sparser, self.largest, shorter)
-        self.kept, self.support = (support / 1.5).ceil().long().clamp(min=1), support
+        self.kept, self.support = (support / 1.5).floor().long().clamp(min=1), support
         self._return(sparser)
 
     def _return(self, chosen: Tensor) -> None:

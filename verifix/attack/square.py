@@ -170,6 +170,9 @@ class _Peaks(_Search):
         super().__init__(problem)
         self.order = 2.0 if sets.norm == "l2" else 1.0
         self.radii = self.image(sets.eps.expand_as(sets.center))
+        unit = torch.where(self.radii > 0, self.radii, 1.0)
+        lower, upper = (side.double() - problem.x.double() for side in sets.hull())
+        self.low, self.high = self.image(lower) / unit, self.image(upper) / unit
 
     def start(self, who: Tensor) -> Tensor:
         """A grid of peaks, five along each side."""
@@ -210,11 +213,13 @@ class _Peaks(_Search):
         return self.signs(who, self.channels, query=query)[:, :, None, None] * peaks[:, None]
 
     def place(self, who: Tensor, moved: Tensor) -> Tensor:
-        """The points at some steps, brought to size 1 and into the set."""
+        """The points at some steps, brought into the box and, as far as that goes, to size 1."""
+        step, low, high = self.unit(moved, (1, 2, 3)), self.low[who], self.high[who]
+        for _ in range(3):  # what the box cuts off is given to the rest
+            step = self.unit(torch.minimum(torch.maximum(step, low), high), (1, 2, 3))
         x = self.problem.x[who]
-        step = self.unit(moved, (1, 2, 3)) * self.radii[who]
-        sets = self.problem.sets.select(who)
-        return sets.project((self.image(x).double() + step).reshape_as(x).to(x.dtype))
+        points = self.image(x).double() + step * self.radii[who]
+        return self.problem.sets.select(who).project(points.reshape_as(x).to(x.dtype))
 
     def norm(self, moved: Tensor, axes: tuple[int, ...]) -> Tensor:
         """Norms of steps over some axes, kept."""
