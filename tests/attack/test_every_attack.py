@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from verifix.attack import (
+    APGD,
     BIM,
     DDN,
     FGSM,
@@ -22,7 +23,9 @@ from verifix.attack import (
     GaussianNoise,
     RandomFGSM,
     SaltAndPepper,
+    Square,
     Targeted,
+    TargetedAPGD,
     UniformFGSM,
 )
 from verifix.certify import Rows
@@ -51,6 +54,10 @@ ATTACKS = {
     "BIM": Case(BIM(steps=5)),
     "MIM": Case(MIM(steps=5)),
     "PGD": Case(PGD(steps=4, restarts=2), random=True),
+    "APGD": Case(APGD(steps=12, restarts=2), random=True),
+    "APGD dlr": Case(APGD(steps=12, loss="dlr"), random=True),
+    "TargetedAPGD": Case(TargetedAPGD(steps=6), random=True),
+    "Square": Case(Square(queries=20), random=True, gradients=False),
     "DeepFool": Case(DeepFool(steps=5), ("linf", "l2")),
     "DDN": Case(DDN(steps=10), ("l2",)),
     "DDN levels": Case(DDN(steps=10, levels=32), ("l2",)),

@@ -13,6 +13,8 @@ from verifix.errors import InvalidValue
 from verifix.sets.ball import NORMS
 
 ATTACKS: dict[str, str] = {
+    "apgd": "apgd:APGD",
+    "apgd-targeted": "apgd:TargetedAPGD",
     "fgsm": "fast_gradient:FGSM",
     "uniform-fgsm": "fast_gradient:UniformFGSM",
     "r-fgsm": "fast_gradient:RandomFGSM",
@@ -24,6 +26,7 @@ ATTACKS: dict[str, str] = {
     "carlini-wagner": "carlini_wagner:CarliniWagner",
     "gaussian-noise": "noise:GaussianNoise",
     "salt-and-pepper": "noise:SaltAndPepper",
+    "square": "square:Square",
 }
 """Name of each attack, and where its class is: module of this package, colon, class."""
 
