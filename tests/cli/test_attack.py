@@ -324,8 +324,8 @@ class TestBadInput:
 
 COUNT = 64
 LONG = ("attack", "networks:slow", "--data", "digits", "--eps", "0.1", "--box", "0", "1", "--limit", str(COUNT))
-LONG += ("--batch", "8", "--attack", "fgsm+pgd", "--steps", "20", "--restarts", "2", "--threads", "1")
-LONG += ("--sanity", "--save-examples")
+LONG += ("--batch", "8", "--attack", "fgsm+pgd", "--steps", "12", "--restarts", "2", "--threads", "1")
+LONG += ("--save-examples",)
 
 
 def wait_for_results(process: subprocess.Popen[str], run: Path, size: int) -> None:
