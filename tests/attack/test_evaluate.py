@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from verifix.attack import (
     BIM,
+    DDN,
     FGSM,
     PGD,
     Attack,
+    DeepFool,
     Targeted,
     evaluate,
 )
@@ -116,6 +118,15 @@ class TestWorstCase:
         assert torch.equal(found.examples[found.misclassified], x[found.misclassified])
         top = bumpy(found.examples).scatter(1, y[:, None], -torch.inf).amax(1)
         assert torch.allclose(found.margins, bumpy(found.examples).gather(1, y[:, None])[:, 0] - top)
+
+    def test_examples_of_attacks_of_minimum_norm_stay_inside(self) -> None:
+        """These return the nearest wrong point, wherever it is."""
+        x, y = inputs()
+        ball = Ball("l2", 0.1)
+        assert not DDN(steps=20)(bumpy, x, y, ball).feasible.all()
+        found = evaluate(bumpy, x, y, ball, [DDN(steps=20), DeepFool(), PGD(steps=2)])
+        assert ball.around(x).contains(found.examples).all()
+        assert torch.equal(found.robust, found.robust & (bumpy(found.examples).argmax(1) == y))
 
     @pytest.mark.parametrize("batch", [1, 7, 40])
     def test_batches_have_no_effect(self, batch: int) -> None:

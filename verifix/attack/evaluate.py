@@ -19,7 +19,7 @@ from verifix.bounds.rounding import plain_arithmetic
 from verifix.certify import Specification
 from verifix.certify.certify import input_sets
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets import Ball, InputSet
+from verifix.sets import Ball, InputSet, Union, Wasserstein
 
 MISCLASSIFIED, FOOLED, ROBUST, UNDECIDED = "misclassified", "fooled", "robust", "undecided"
 STATUSES = (MISCLASSIFIED, FOOLED, ROBUST, UNDECIDED)
@@ -40,8 +40,8 @@ class Evaluation:
         misclassified: whether those meet the criterion already, ``(n,)``.
         fooled_by: the number of the attack that succeeded, the first to do so, ``(n,)``; -1 where none did.
         undecided: ``(n,)``.
-        examples: ``(n, *shape)``: of the attack that succeeded, else the point of the smallest margin that any of them
-            returned; the input itself where it is misclassified.
+        examples: ``(n, *shape)``: of the attack that succeeded, else the point of the set with the smallest margin that
+            any of them returned; the input itself where it is misclassified.
         margins: the criterion's margins there, ``(n,)``.
         forwards, backwards: how often the model was asked about each input in all, and for how many gradients,
             ``(n,)``; the optional checks are not counted.
@@ -131,7 +131,7 @@ def evaluate(
     model: Classifier,
     x: Tensor,
     y: Tensor | Criterion | Specification,
-    inputs: Ball | InputSet,
+    inputs: Ball | Wasserstein | Union | InputSet,
     attacks: Sequence[Attack] | Mapping[str, Attack],
     *,
     seed: int = 0,
@@ -176,7 +176,7 @@ def examine(
     model: Classifier,
     x: Tensor,
     y: Tensor | Criterion | Specification,
-    inputs: Ball | InputSet,
+    inputs: Ball | Wasserstein | Union | InputSet,
     attacks: Sequence[Attack] | Mapping[str, Attack],
     *,
     seed: int = 0,
@@ -262,7 +262,7 @@ class _State:
         self.mark("no gradient", who[found.no_gradient])
         many, clean = found.backwards > 1, self.clean.margins[who]
         self.mark("no progress", who[many & ~success & ~found.no_gradient & (found.margins >= clean)])
-        better = success | (found.margins < self.margins[who])
+        better = success | (found.feasible & (found.margins < self.margins[who]))
         self.examples[who[better]], self.margins[who[better]] = found.examples[better], found.margins[better]
         self.fooled_by[who[success]] = number
         self.not_finite[who] |= found.not_finite

@@ -79,7 +79,7 @@ SIGNS: dict[str, Sign] = {
         "batch at test time, and is no function of an input"
     ),
     "unbounded": Sign(
-        "{count} of the first {of} inputs withstand an attack without bounds, which hardly any model can: gradients are "
+        "{count} of the first {of} inputs withstand an attack without bounds, as hardly any model can: gradients are "
         "masked, and attacks look weaker than they are",
         share=0.05,
         checked=True,
