@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -36,8 +38,6 @@ class RandomSearch(Attack):
     def run(self, problem: Problem) -> None:
         for query in range(self.queries):
             who = problem.open()
-            if not len(who):
-                return
             sets = problem.sets.select(who)
             lower, upper = sets.hull()
             unit = problem.draws.uniform(who, lower, sample=query)
@@ -455,3 +455,15 @@ class TestBadInput:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             evaluate(lambda x: 10 * x, X, Y, SQUARE, [FGSM(loss="margin")])
+
+
+def test_documented_attack() -> None:
+    """The one in docs/attacks.md, which is that of these tests."""
+    text = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class RandomSearch" in block)
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(code, names)
+    x, y = inputs()
+    found, expected = (kind()(bumpy, x, y, Ball("l2", 0.1)) for kind in (names["RandomSearch"], RandomSearch))
+    assert expected.success.any()
+    assert torch.equal(found.examples, expected.examples)
