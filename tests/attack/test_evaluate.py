@@ -186,6 +186,7 @@ class TestWorstCase:
         assert found.attacks == ("PGD", "BIM", "PGD 2")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # others than those that are looked for
 class TestUndecided:
     """What withstands for no good reason is never robust."""
 
@@ -365,6 +366,7 @@ class TestSigns:
                 found = evaluate(model, x, y, Ball("linf", 0.01), [FGSM()])
             assert bool(found.signs["batch"].any()) != stored
 
+    @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_one_step_against_many_where_only_one_of_them_runs(self) -> None:
         x = torch.full((30, 1), 0.7, dtype=torch.float64)
         with pytest.warns(UserWarning, match="withstood many steps and fell to one"):

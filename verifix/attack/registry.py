@@ -21,6 +21,9 @@ ATTACKS: dict[str, str] = {
     "bim": "projected_gradient:BIM",
     "pgd": "projected_gradient:PGD",
     "mim": "projected_gradient:MIM",
+    "apgd": "apgd:APGD",
+    "apgd-targeted": "apgd:TargetedAPGD",
+    "square": "square:Square",
     "deepfool": "deepfool:DeepFool",
     "ddn": "ddn:DDN",
     "carlini-wagner": "carlini_wagner:CarliniWagner",
@@ -124,7 +127,9 @@ def _parse(part: str) -> tuple[str, dict[str, Any]]:
         return name, {}
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError("not settings by name")
+        if any(keyword.arg is None for keyword in call.keywords):
             raise ValueError("not settings by name")
         return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
