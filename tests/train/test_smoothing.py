@@ -322,6 +322,6 @@ class TestMemory:
 
     def test_too_little(self) -> None:
         with pytest.raises(
-            InvalidValue, match=r"memory = 1000: a training step needs at least \d+ bytes for the noisy"
+            InvalidValue, match=r"memory = 1000: a training step needs at least \d+ bytes for the copies"
         ):
             train(network(), digits(), noisy(memory=1000))
