@@ -17,6 +17,7 @@ from verifix.attack.result import AttackResult
 from verifix.attack.run import attack_run
 from verifix.attack.square import Square
 from verifix.attack.unions import MultiSteepestDescent, WorstOf, augmentation
+from verifix.attack.wasserstein import FlowPGD, FrankWolfe, PlanPGD, SinkhornPGD
 
 __all__ = [
     "APGD",
@@ -33,10 +34,14 @@ __all__ = [
     "Criterion",
     "DeepFool",
     "Evaluation",
+    "FlowPGD",
+    "FrankWolfe",
     "GaussianNoise",
     "MultiSteepestDescent",
+    "PlanPGD",
     "RandomFGSM",
     "SaltAndPepper",
+    "SinkhornPGD",
     "Square",
     "Targeted",
     "TargetedAPGD",

@@ -36,7 +36,7 @@ class Attack(ABC):
         x: inputs ``(n, *shape)``, float32 or float64, in raw units; refused where they lie outside a box.
         y: labels ``(n,)``; or a criterion (:class:`verifix.attack.Targeted`), or a specification
             (:class:`verifix.Rows`), whose violation is sought.
-        inputs: a :class:`verifix.Ball`, or a threat model like it, with one eps or one for each input; or the sets.
+        inputs: a :class:`verifix.Ball` or another threat model, with one eps or one for each input; or the sets.
         seed: of everything random. What is drawn for an input depends on the seed and on its values only, so neither
             its batch nor its place there has an effect.
         stop: whether an input leaves the batch once the criterion is met; if not, the attack goes on to lower margins.

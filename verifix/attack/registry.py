@@ -30,6 +30,10 @@ ATTACKS: dict[str, str] = {
     "gaussian-noise": "noise:GaussianNoise",
     "salt-and-pepper": "noise:SaltAndPepper",
     "square": "square:Square",
+    "plan-pgd": "wasserstein.plan_descent:PlanPGD",
+    "frank-wolfe": "wasserstein.frank_wolfe:FrankWolfe",
+    "sinkhorn-pgd": "wasserstein.sinkhorn_descent:SinkhornPGD",
+    "flow-pgd": "wasserstein.flow_descent:FlowPGD",
 }
 """Name of each attack, and where its class is: module of this package, colon, class."""
 
