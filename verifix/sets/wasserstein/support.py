@@ -75,8 +75,12 @@ class _Balanced(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
-        z = _maximisers(ctx.ball, rows, ctx.ball.budget) * gradient[:, :, None, None, None]
-        return (z.sum(0, keepdim=True) if len(rows) == 1 else z).to(rows.dtype), None
+        at_once = max(1, _IMAGES // max(1, len(ctx.ball) * ctx.ball.center[:1].numel()))
+        parts = []
+        for some, slopes in zip(rows.split(at_once, 1), gradient.split(at_once, 1), strict=True):
+            z = _maximisers(ctx.ball, some, ctx.ball.budget) * _wide(slopes)
+            parts.append((z.sum(0, keepdim=True) if len(rows) == 1 else z).to(rows.dtype))
+        return torch.cat(parts, 1), None
 
 
 def _pairs(n: int, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
