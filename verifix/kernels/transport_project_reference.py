@@ -118,9 +118,9 @@ class _Rows:
     def __init__(self, plan: Tensor, x: Tensor, cost: Tensor) -> None:
         n, channels, offsets, height, width = plan.shape
         self.dtype, self.cost, self.shape = plan.dtype, cost, plan.shape
-        self.x = x.double().reshape(n, -1)  # (n, p)
-        inside = inside_image(window_of(offsets), height, width, plan.device).reshape(offsets, 1, -1)
-        self.inside = inside.expand(-1, channels, -1).reshape(offsets, -1)  # (K, p)
+        self.x = x.double().flatten(1)  # (n, p)
+        inside = inside_image(window_of(offsets), height, width, plan.device).flatten(1)
+        self.inside = inside.repeat(1, channels)  # (K, p)
         self.g = [self._pixels(plan[:, :, d].double(), d) for d in range(offsets)]
         largest = torch.stack(self.g).abs().amax((0, 2)) if self.x.shape[1] else self.x.new_zeros(n)
         self.valid = ((self.x >= 0) & (self.x <= LARGEST)).all(1) & (largest <= LARGEST)
@@ -225,7 +225,7 @@ class _Rows:
 def total_of(values: Tensor) -> Tensor:
     """Sums of ``(n, p)``, ``(n,)``, in the one order that all implementations add in."""
     n, pixels = values.shape
-    padded = functional.pad(values, (0, -pixels % SLOTS)).reshape(n, -1, SLOTS)
+    padded = functional.pad(values, (0, -pixels % SLOTS)).reshape(n, -(-pixels // SLOTS), SLOTS)
     sums = values.new_zeros(n, SLOTS)
     for piece in padded.unbind(1):
         sums = sums + piece
