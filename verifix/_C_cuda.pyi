@@ -82,6 +82,22 @@ def transport_linear(
     bytes: int,
     stream: int,
 ) -> None: ...
+def projected_sinkhorn(
+    *,
+    x: int,
+    w: int,
+    cost: int,
+    budget: int,
+    shape: list[int],
+    rule: list[float],
+    max_sweeps: int,
+    z: int,
+    numbers: list[int],
+    dtype: str,
+    workspace: int,
+    stream: int,
+) -> None: ...
+def sinkhorn_workspace(shape: list[int]) -> int: ...
 def config() -> Config: ...
 
 class _BackwardSchedule:

@@ -7,6 +7,7 @@
 #include "noise.h"
 #include "plan.h"
 #include "transport_linear.h"
+#include "sinkhorn.h"
 #include "transport_project.h"
 #include "verifix/abs_median.h"
 #include "verifix/clopper_pearson.h"
@@ -84,6 +85,13 @@ struct CudaTransportProject {
     }
 };
 
+struct CudaSinkhorn {
+    template <class T>
+    static void projected(const Sinkhorn<T>& job, std::uintptr_t workspace, std::uintptr_t stream) {
+        projected_sinkhorn_cuda(job, reinterpret_cast<void*>(workspace), reinterpret_cast<void*>(stream));
+    }
+};
+
 py::dict config() {
     const CudaMachine machine = cuda_machine();
     py::dict facts;
@@ -110,5 +118,12 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
     bind_plans(m);
     bind_transport_linear<CudaTransportLinear, std::uintptr_t, std::int64_t, std::uintptr_t>(
         m, py::arg("workspace"), py::arg("bytes"), py::arg("stream"));
+    bind_sinkhorn<CudaSinkhorn, std::uintptr_t, std::uintptr_t>(m, py::arg("workspace"), py::arg("stream"));
+    m.def(
+        "sinkhorn_workspace",
+        [](const std::array<std::int64_t, 5>& shape) {
+            return sinkhorn_workspace({shape[0], shape[1], shape[2], shape[3], shape[4]});
+        },
+        py::arg("shape"));
     m.def("config", &config, "What was built, and whether a driver and a GPU are there.");
 }

@@ -43,7 +43,7 @@ template <class T>
 void projected_sinkhorn_cpu(const Sinkhorn<T>& job, int threads, Isa isa) {
     if (threads < 1) throw std::invalid_argument("sinkhorn: threads = " + std::to_string(threads) + ": must be >= 1");
     if (!isa_supported(isa)) throw std::invalid_argument(std::string("sinkhorn: this processor lacks ") + isa_name(isa));
-    if (!check_sinkhorn(job)) return;
+    if (!check_sinkhorn(job, true)) return;
     const SinkhornLayout layout = sinkhorn_layout(job.shape);
     const std::int64_t images = job.shape.images;
     if (images * layout.channels * layout.rows * layout.columns < elements_worth_a_thread) threads = 1;

@@ -26,13 +26,14 @@ class Native:
             return sinkhorn_reference.projected_sinkhorn(x, w, cost, budget, rule)
         x, w, cost, budget = x.contiguous(), w.contiguous(), cost.contiguous(), budget.contiguous()
         z, *numbers = outputs(x, 3)
-        with _device(x) as where:
+        shape = [*x.shape, math.isqrt(len(cost))]
+        with _device(x, module, shape) as where:
             module.projected_sinkhorn(
                 x=x.data_ptr(),
                 w=w.data_ptr(),
                 cost=cost.data_ptr(),
                 budget=budget.data_ptr(),
-                shape=[*x.shape, math.isqrt(len(cost))],
+                shape=shape,
                 rule=[rule.regularisation, rule.tolerance, rule.relaxation, rule.momentum],
                 max_sweeps=rule.max_sweeps,
                 z=z.data_ptr(),
@@ -54,13 +55,15 @@ def outputs(x: Tensor, facts: int) -> tuple[Tensor, ...]:
 
 
 @contextlib.contextmanager
-def _device(x: Tensor) -> Iterator[dict[str, Any]]:
+def _device(x: Tensor, module: Any, shape: list[int]) -> Iterator[dict[str, Any]]:
     """The arguments that say where to run."""
     if x.device.type == "cpu":
         yield {"threads": torch.get_num_threads(), "isa": native.isa()}
         return
     with torch.cuda.device(x.device):
-        yield {"stream": torch.cuda.current_stream(x.device).cuda_stream}
+        workspace = x.new_empty(module.sinkhorn_workspace(shape), dtype=torch.uint8)
+        stream = torch.cuda.current_stream(x.device).cuda_stream
+        yield {"workspace": workspace.data_ptr(), "stream": stream}
 
 
 cpu = Native("verifix._C")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 CERTAIN = 1 - 2.0**-40
 """What the cost of a plan is kept below, as a part of the budget: more than its rounding takes."""
-_LARGEST = 340.0  # of |beta|: exponentials and their products stay in the range of float64
+_LARGEST = 490 * math.log(2)  # of |beta|: exponentials and their products stay in the range of float64
 _STEP = 40.0  # what the multiplier may grow by at once
 _TINY = 1e-300
 

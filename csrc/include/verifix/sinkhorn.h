@@ -20,14 +20,16 @@ namespace verifix {
 template <class T>
 void projected_sinkhorn_cpu(const Sinkhorn<T>& job, int threads, Isa isa);
 
-// The same on the current CUDA device, enqueued on `stream` (a cudaStream_t); all pointers but `cost` are device memory,
-// and so is `workspace`, of sinkhorn_workspace bytes. Does not wait. Throws std::runtime_error where the launch fails.
+// The same on the current CUDA device, enqueued on `stream` (a cudaStream_t); all pointers are device memory, and so is
+// `workspace`, of sinkhorn_workspace bytes. Images get NaN for costs that cannot be. Does not wait. Throws
+// std::runtime_error where the launch fails.
+std::int64_t sinkhorn_workspace(const SinkhornShape& shape);
 template <class T>
 void projected_sinkhorn_cuda(const Sinkhorn<T>& job, void* workspace, void* stream);
 
-// What all check first; false where there is nothing to do.
+// What all check first; false where there is nothing to do. Costs are looked at where they can be.
 template <class T>
-bool check_sinkhorn(const Sinkhorn<T>& job) {
+bool check_sinkhorn(const Sinkhorn<T>& job, bool costs_on_host) {
     const auto [images, channels, rows, columns, window] = job.shape;
     const std::string text = std::to_string(images) + ", " + std::to_string(channels) + ", " + std::to_string(rows) +
                              ", " + std::to_string(columns) + "), window " + std::to_string(window);
@@ -52,7 +54,7 @@ bool check_sinkhorn(const Sinkhorn<T>& job) {
         throw std::invalid_argument("sinkhorn: a null pointer with shape (" + text);
     }
     const std::int64_t offsets = window * window;
-    for (std::int64_t d = 0; d < offsets; ++d) {
+    for (std::int64_t d = 0; costs_on_host && d < offsets; ++d) {
         const double cost = job.cost[d];
         if (!(d == offsets / 2 ? cost == 0 : cost > 0 && std::isfinite(cost))) {
             throw std::invalid_argument("sinkhorn: cost " + std::to_string(cost) + " of offset " + std::to_string(d) +
