@@ -20,8 +20,9 @@ class DeepFool(Attack):
     """DeepFool (Moosavi-Dezfooli et al. 2016) in l2 and l_inf: an attack of minimum norm.
 
     At each step the model is linearised, and the input goes to the nearest of the planes on which another class draws
-    level, and a little beyond. It leaves at the first point that is answered wrongly. In a box, coordinates that are
-    at a side and would leave it take no part in the step (the paper has no box).
+    level, and a little beyond. It leaves at the first point that is answered wrongly. Each step is clipped to the box
+    (the paper has none). Where that leaves less than half of it, or where little of the way is left, coordinates that
+    are at a side and would leave take no part: clipped steps alone come ever nearer to the plane and never beyond.
 
     Like all attacks of minimum norm it looks as far as it takes: the eps of the ball decides what counts as success,
     not where it looks, and the result's ``examples`` and ``distance`` are those of the nearest wrong points found,
@@ -69,10 +70,10 @@ class DeepFool(Attack):
             query, values, slopes = problem.jacobian(points, who, partial(self._closest, problem, who))
             # a plane that rounding does not tell from the point is passed too
             unsure = 8 * torch.finfo(query.logits.dtype).eps * query.logits.double().abs().amax(1, keepdim=True)
-            here = pick(sides, who)
-            step = self._step(values.double() + unsure, slopes.double(), weight[who], points, here, sets.norm)
-            moved = into_box((points.double() + step).to(points.dtype), here)
-            going = (torch.isfinite(moved) & torch.isfinite(step)).flatten(1).all(1)
+            far = points.double() - problem.x[who].double()
+            here, values, slopes = pick(sides, who), values.double() + unsure, slopes.double()
+            moved = self._move(far, points, values, slopes, weight[who], here, sets.norm)
+            going = torch.isfinite(moved).flatten(1).all(1)
             going &= (moved != points).flatten(1).any(1)
             who, points = who[going], moved[going]
             wrong = problem.ask(points, who).met
@@ -83,19 +84,37 @@ class DeepFool(Attack):
         forms = problem.criterion.forms(logits, problem.numbers[who])
         return forms.sort(dim=1, stable=True).values[:, : self.candidates]
 
-    def _step(
-        self, values: Tensor, slopes: Tensor, weight: Tensor, points: Tensor, sides: Sides | None, norm: str
+    def _move(
+        self,
+        far: Tensor,
+        points: Tensor,
+        values: Tensor,
+        slopes: Tensor,
+        weight: Tensor,
+        sides: Sides | None,
+        norm: str,
     ) -> Tensor:
-        """The shortest step ``(k, *shape)`` that brings one of the values ``(k, r)`` to zero, lengthened."""
-        if sides is not None:
-            low, high = (side[:, None] for side in sides)
-            place = points[:, None]
-            slopes = torch.where(((slopes > 0) & (place <= low)) | ((slopes < 0) & (place >= high)), 0.0, slopes)
-        scaled = slopes * weight[:, None]
-        size = torch.linalg.vector_norm(scaled.flatten(2), ord=2.0 if norm == "l2" else 1.0, dim=2)
+        """Points ``(k, *shape)``, that have come ``far`` already, after a step, in the box."""
+        step = weight * self._step(values, slopes * weight[:, None], norm)
+        moved = into_box((points.double() + step).to(points.dtype), sides)
+        if sides is None:
+            return moved
+        low, high = (side[:, None] for side in sides)
+        place = points[:, None]
+        stuck = ((slopes > 0) & (place <= low)) | ((slopes < 0) & (place >= high))
+        step_of_others = weight * self._step(values, torch.where(stuck, 0.0, slopes * weight[:, None]), norm)
+        others = into_box((points.double() + step_of_others).to(points.dtype), sides)
+        gone, meant, far = (move.flatten(1).norm(dim=1) for move in (moved.double() - points.double(), step, far))
+        short = ((gone < 0.5 * meant) | (meant < 0.02 * far)) & torch.isfinite(others).flatten(1).all(1)
+        return torch.where(per_input(short, points), others, moved)
+
+    def _step(self, values: Tensor, slopes: Tensor, norm: str) -> Tensor:
+        """The shortest step ``(k, *shape)`` that brings one of the values ``(k, r)`` to zero, lengthened; NaN where no
+        step does."""
+        size = torch.linalg.vector_norm(slopes.flatten(2), ord=2.0 if norm == "l2" else 1.0, dim=2)
         distance = torch.where(size > 0, values / size, torch.inf)
-        rows = torch.arange(len(points), device=points.device)
+        rows = torch.arange(len(slopes), device=slopes.device)
         best = distance.argmin(1)
-        chosen, length = scaled[rows, best], (1 + self.overshoot) * distance[rows, best]
+        chosen, length = slopes[rows, best], (1 + self.overshoot) * distance[rows, best]
         unit = chosen / per_input(size[rows, best], chosen) if norm == "l2" else chosen.sign()
-        return -per_input(length, chosen) * weight * unit
+        return -per_input(length, chosen) * unit

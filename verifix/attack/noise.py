@@ -120,4 +120,5 @@ class SaltAndPepper(Noise):
         count = (share * allowed).ceil().long()
         places = torch.arange(pixels, device=x.device).expand(k, pixels)
         chosen = torch.zeros_like(salt).scatter(1, order, places < count[:, None])
-        return sets.project(torch.where(chosen[:, None], targets, flat).reshape(x.shape))
+        points = torch.where(chosen[:, None], targets, flat).reshape(x.shape)
+        return torch.where(per_input(sets.contains(points), points), points, sets.project(points))
