@@ -100,7 +100,7 @@ class APGD(Attack):
     def _move(self, sets: InputSet, state: _Climb, *, first: bool, sparse: bool) -> Tensor:
         """The next points."""
         now = state.points
-        step = per_input(state.step, now) * steepest(sets, now, state.slope, state.kept)
+        step = per_input(state.step, now) * steepest(sets, now, state.slope, state.kept, projected=True)
         ahead = sets.project(now + step)
         if first or sparse or self.momentum == 1:
             return ahead

@@ -107,7 +107,7 @@ class PGD(Attack):
             sets = problem.sets.select(who)
             kept = self.kept(problem, who, restart * self.steps + step)
             share = 1 - (1 - self.final_step) * step / self.steps
-            move = steepest(sets, points, memory, kept) * share * per_input(length[who], points)
+            move = steepest(sets, points, memory, kept, projected=True) * share * per_input(length[who], points)
             points = sets.project(points + move)
         problem.ask(points, who)
 

@@ -42,13 +42,19 @@ def random_start(sets: InputSet, draws: Draws, who: Tensor, *, sample: int) -> T
     return sets.project((center.double() + sets.eps * direction * per_input(length, direction)).to(center.dtype))
 
 
-def steepest(sets: InputSet, points: Tensor, gradient: Tensor, kept: Tensor | None = None) -> Tensor:
+def steepest(
+    sets: InputSet, points: Tensor, gradient: Tensor, kept: Tensor | None = None, *, projected: bool = False
+) -> Tensor:
     """The step of the set's norm along which a linear loss grows most, ``(k, *shape)``, for a radius of 1 times eps.
 
     Weighted balls: the radius is 1 where eps is largest. l_inf: signs. l2: the normalised gradient. l1: ``kept``
     ``(k,)`` coordinates of the largest gradients share the step (1 by default); coordinates at a side of the box that
     the step would leave are no candidates (thesis, section 5.3.4; by the sign of the gradient, as Croce and Hein 2021
     ask for).
+
+    Args:
+        projected: whether a Euclidean projection follows, step after step. Then the weights of an l2 ball have no part:
+            with steps of one metric and projections of another, descent would settle at a point that is not the best.
     """
     tiny = torch.finfo(gradient.dtype).tiny
     if not isinstance(sets, LpBall):
@@ -59,6 +65,8 @@ def steepest(sets: InputSet, points: Tensor, gradient: Tensor, kept: Tensor | No
     weights = eps / per_input(eps.flatten(1).amax(1).clamp(min=tiny), eps)
     if sets.norm == "linf":
         return weights * gradient.sign()
+    if projected and sets.norm == "l2":
+        weights = (weights > 0).to(gradient)
     scaled = gradient * weights
     if sets.norm == "l2":
         largest = per_input(scaled.flatten(1).abs().amax(1), scaled)

@@ -124,7 +124,7 @@ class MultiSteepestDescent(Attack):
         candidates, losses = [], []
         for member, length in zip(_members(problem.sets), lengths, strict=True):
             sets = member.select(who)
-            move = steepest(sets, points, slope, kept) * per_input(length[who], points)
+            move = steepest(sets, points, slope, kept, projected=True) * per_input(length[who], points)
             candidates.append(sets.project(points + move))
             logits = problem.ask(candidates[-1], who).logits
             loss = problem.criterion.loss(self.loss, logits.double(), problem.numbers[who])
