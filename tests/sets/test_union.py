@@ -35,6 +35,7 @@ def unions(draw: st.DrawFn) -> tuple[UnionSet, Tensor, torch.Generator]:
 
 
 class TestSets:
+    @examples(max_examples=40)
     @given(unions())
     def test_a_point_lies_in_it_where_it_lies_in_a_member(self, case: tuple[UnionSet, Tensor, torch.Generator]) -> None:
         sets, points, _ = case
@@ -42,6 +43,7 @@ class TestSets:
         assert sets.contains(points).tolist() == expected
         assert sets.contains(sets.center).all()
 
+    @examples(max_examples=40)
     @given(unions())
     def test_no_member_is_nearer_than_the_projection(self, case: tuple[UnionSet, Tensor, torch.Generator]) -> None:
         sets, points, _ = case
@@ -51,13 +53,14 @@ class TestSets:
         each = torch.stack([(member.project(points) - points).norm(dim=1) for member in sets.members])
         torch.testing.assert_close(lengths, each.amin(0), rtol=0, atol=0)
 
+    @examples(max_examples=40)
     @given(unions())
     def test_support_is_above_every_point_and_reached(self, case: tuple[UnionSet, Tensor, torch.Generator]) -> None:
         sets, _, generator = case
         rows = torch.randn(1, 4, *sets.shape, generator=generator, dtype=torch.float64)
         support = sets.support(rows)
         torch.testing.assert_close(support, torch.stack([member.support(rows) for member in sets.members]).amax(0))
-        for _ in range(20):
+        for _ in range(5):
             noise = torch.randn(sets.center.shape, generator=generator, dtype=torch.float64)
             values = (rows * sets.project(sets.center + noise)[:, None]).sum(2)
             assert (values <= support + 1e-9).all()
@@ -69,6 +72,7 @@ class TestSets:
         reached = torch.stack([(rows * points).sum(2) for points in far]).amax(0)
         torch.testing.assert_close(reached, support, rtol=0, atol=1e-5)
 
+    @examples(max_examples=40)
     @given(unions())
     def test_hull_holds_every_member_and_no_more(self, case: tuple[UnionSet, Tensor, torch.Generator]) -> None:
         sets, _, _ = case
@@ -79,6 +83,7 @@ class TestSets:
         torch.testing.assert_close(support[:, :d], upper)
         torch.testing.assert_close(-support[:, d:], lower)
 
+    @examples(max_examples=40)
     @given(unions(), st.floats(0.3, 3.0))
     def test_distance_is_the_factor_at_which_it_is_reached(
         self, case: tuple[UnionSet, Tensor, torch.Generator], factor: float

@@ -29,7 +29,7 @@ ALONE = Group.current(torch.device("cpu"))
 
 
 def adversarial(method: str, **changes: Any) -> TrainSettings:
-    usual: dict[str, Any] = {"method": method, "eps": 0.1, "attack_steps": 3, "optimiser": "sgd", "lr": 0.1}
+    usual: dict[str, Any] = {"method": method, "eps": 0.1, "attack_steps": 2, "optimiser": "sgd", "lr": 0.1}
     if method in OVER_UNIONS:
         usual |= {"union": UNION, "eps": 0.0}
     if method == "fgsm":
@@ -130,17 +130,17 @@ class TestObjective:
 class TestTraining:
     @pytest.mark.parametrize("method", ADVERSARIAL)
     def test_resumes_bit_for_bit(self, method: str, tmp_path: Path) -> None:
-        how, whole = adversarial(method, epochs=2, batch=30), with_batch_norm()
-        result = train(whole, digits(70), how)
-        for stop in (2, 3):
+        how, whole = adversarial(method, epochs=2, batch=30, validation_every=2), with_batch_norm()
+        result = train(whole, digits(50), how)
+        for stop in (1, 3):
             out = tmp_path / str(stop)
             with pytest.raises(RunInterrupted):
-                train(with_batch_norm(), digits(70), how, out=out, progress=stop_after(stop), checkpoint_seconds=0)
+                train(with_batch_norm(), digits(50), how, out=out, progress=stop_after(stop), checkpoint_seconds=0)
             again = with_batch_norm()
             torch.rand(3)
-            resumed = train(again, digits(70), how, out=out, resume=True)
+            resumed = train(again, digits(50), how, out=out, resume=True)
             assert same_weights(again, whole) and same_history(resumed.history, result.history)
-        written = json.loads((tmp_path / "2" / "settings.json").read_text())["settings"]
+        written = json.loads((tmp_path / "1" / "settings.json").read_text())["settings"]
         assert written["method"] == method and written.get("union") == how.union
 
     def test_a_budget_that_cuts_batches_changes_the_order_of_sums_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,13 +154,13 @@ class TestTraining:
             torch.testing.assert_close(runs[1].state_dict()[name], value, rtol=1e-9, atol=1e-12)
 
     def test_it_learns_to_withstand_its_union(self) -> None:
-        data, errors, union = digits(400), {}, "linf:0.15,l2:0.7,l1:2"
+        data, errors, union = digits(300), {}, "linf:0.15,l2:0.7,l1:2"
         for method in ("none", "msd"):
             how = settings(eps=0.0, method="none") if method == "none" else adversarial("msd", union=union)
             changes = {"epochs": 8, "eps_ramp": 3, "optimiser": "adam", "lr": 1e-2, "validation": 0}
             model = network()
             train(model, data, TrainSettings.from_json({**how.to_json(), **changes}))
-            measured = evaluate_attacked(model, digits(600), adversarial("msd", union=union), ALONE)
+            measured = evaluate_attacked(model, digits(400), adversarial("msd", union=union), ALONE)
             errors[method] = measured.robust_error or 0.0
         assert errors["msd"] < 0.75 * errors["none"]
 
@@ -197,7 +197,7 @@ class TestTraining:
 class TestValidation:
     @pytest.mark.parametrize("method", ["pgd", "msd"])
     def test_counts_what_its_attack_finds(self, method: str) -> None:
-        model, data, how = network(), digits(60), adversarial(method, attack_steps=2)
+        model, data, how = network(), digits(40), adversarial(method, attack_steps=2)
         train(model, digits(200), adversarial("pgd", epochs=6, lr=0.3, eps=0.05, eps_ramp=1))
         found = evaluate_attacked(model, data, how, ALONE)
         attack = validation_attack(how)
