@@ -68,7 +68,7 @@ def contains(ball: WassersteinBall, z: Tensor, tolerance: float = 0.0, rounding:
     if ball.box is not None:
         undecided &= (own <= ball.box[1] + slack).flatten(1).all(1)
     if ball.threat.variant != "clamp-after":
-        missing = (own - x).flatten(2).sum(2).abs() > slack.flatten(2).sum(2) * (1 + 1e-9) + _FEASIBILITY * len(x[0, 0])
+        missing = (own - x).flatten(2).sum(2).abs() > slack.flatten(2).sum(2) * (1 + 1e-9) + _FEASIBILITY * x.shape[2]
         undecided &= ~missing.any(1)
         undecided &= ~_beyond(ball.with_eps(allowed.clamp(min=0)), own, slack)
     for number in undecided.nonzero()[:, 0].tolist():
