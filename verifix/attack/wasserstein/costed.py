@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from verifix.attack.base import per_input
-from verifix.attack.wasserstein.plans import FULL
+from verifix.attack.wasserstein.moving import SLACK, brightest
 from verifix.attack.wasserstein.view import ceiling
 from verifix.sets import WassersteinBall
 
@@ -36,4 +36,8 @@ class Costed:
         """Whether the cost is within the budget and no pixel is too full, ``(n,)``."""
         upper = ceiling(ball)
         good = self.spent <= ball.budget
-        return good if upper is None else good & (self.image <= FULL * upper).flatten(1).all(1)
+        return (
+            good
+            if upper is None
+            else good & (self.image <= upper + 2 * SLACK * brightest(ball.center)).flatten(1).all(1)
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,8 +12,8 @@ from verifix.attack.base import choice, real, whole
 from verifix.attack.criteria import LOSSES, Loss
 from verifix.attack.problem import Problem
 from verifix.attack.wasserstein.costed import Costed
-from verifix.attack.wasserstein.plan_descent import largest
-from verifix.attack.wasserstein.plans import gains, staying
+from verifix.attack.wasserstein.moving import brightest
+from verifix.attack.wasserstein.plan_descent import gains, report, staying
 from verifix.attack.wasserstein.view import INSIDE, WassersteinAttack, ball_of, ceiling, shown, useful
 from verifix.kernels.transport_linear import linear_maximiser
 from verifix.sets import WassersteinBall
@@ -81,10 +81,9 @@ class FrankWolfe(WassersteinAttack):
             if ceiling(ball) is None:
                 aim = farthest(ball, slope)
             else:
-                far = gains(ball, slope) * (self.distance * largest(ball.center))
-                prices = replace(staying(ball), multiplier=prices.multiplier, prices=prices.prices)
-                prices = prices.moved(ball, far, self.rounds)
-                aim = Costed(prices.image, prices.report(ball).cost)
+                far = gains(prices, slope) * (self.distance * brightest(ball.center)[:, :, None])
+                prices = prices.nearest(prices.moves.none() + far, self.rounds)
+                aim = Costed(prices.image, report(ball, prices.m).cost)
             points = points.mixed(aim, self.share(problem, who, ball, points, aim, step))
         problem.ask(shown(ball, points.image), who, feasible=points.feasible(ball))
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifix.attack.base import choice, per_input, real, whole
-from verifix.attack.criteria import LOSSES, Loss
-from verifix.attack.problem import Problem
-from verifix.attack.wasserstein.plans import Plans, gains, staying
-from verifix.attack.wasserstein.view import WassersteinAttack, ball_of, shown, useful
+from verifix.attack.wasserstein.moving import SLACK, MovesPGD, State, brightest, resting, scaled
+from verifix.attack.wasserstein.view import INSIDE, ceiling
+from verifix.sets import WassersteinBall
+from verifix.sets.wasserstein.moves import Plans
+from verifix.sets.wasserstein.plans import PlanReport, check_plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanPGD(WassersteinAttack):
+class PlanPGD(MovesPGD):
     """Projected gradient descent on the plan (Wu, Wang and Yu 2020), each projection exact.
 
     The plan of an image ``(C, H, W)`` is ``(C, K, H, W)``, what moves from each pixel along each offset of the window.
@@ -26,14 +26,12 @@ class PlanPGD(WassersteinAttack):
     ``variant="balanced-box"``: the nearest plan that fills no pixel above the box is found by prices on pixels, nearly;
     moves into pixels that are still too full are taken back. ``"clamp-after"``: the model sees clamped points.
 
-    Memory: about 32 bytes for each entry of the plan, so 15 MB for an image of 3 x 32 x 32 and a batch of 100 takes
-    200 MB; see ``batch``.
+    Memory: about 32 bytes for each entry of the plan, so 250 MB for a hundred images of 3 x 32 x 32; see ``batch``.
 
     Args:
         steps: per start.
         step_size: what the first step moves of the entry with the largest gradient, as a fraction of the image's
-            largest pixel; rows of a plan hold no more than their pixel, so that long steps, too, end in corners of the
-            ball.
+            largest pixel. Rows of a plan hold no more than their pixel, so that long steps end in corners of the ball.
         final_step: the length of the last step as a fraction of the first, falling linearly; 1 for constant steps.
         restarts: starts per input: plans that move nothing, then random ones.
         loss: what is maximised.
@@ -45,57 +43,41 @@ class PlanPGD(WassersteinAttack):
 
     >>> from verifix.sets import Wasserstein
     >>> x, y = torch.tensor([[[[0.0, 1.0, 0.0]]]]), torch.tensor([0])
-    >>> found = PlanPGD(steps=5)(lambda z: 9 * z.flatten(1)[:, 1:], x, y, Wasserstein(eps=0.6, window=3).around(x))
+    >>> found = PlanPGD(steps=5)(lambda z: 9 * z.flatten(1)[:, 1:], x, y, Wasserstein(eps=0.6, window=3))
     >>> found.success.tolist(), found.examples[0, 0]
     ([True], tensor([[0.0000, 0.4000, 0.6000]]))
     """
 
-    steps: int = 30
-    step_size: float = 2.0
-    final_step: float = 0.3
-    restarts: int = 1
-    loss: Loss = "cross-entropy"
-    rounds: int = 5
+    def rest(self, ball: WassersteinBall) -> State:
+        return staying(ball)
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "rounds"):
-            whole(name, getattr(self, name), 1)
-        real("step_size", self.step_size, above=True)
-        real("final_step", self.final_step)
-        choice("loss", self.loss, LOSSES)
+    def noise(self, state: State, noise: Tensor) -> Tensor:
+        return noise
 
-    def run(self, problem: Problem) -> None:
-        for restart in range(self.restarts):
-            who = problem.open()
-            if not len(who):
-                return
-            self.descend(problem, who, self.begin(problem, who, restart))
+    def direction(self, state: State, z: Tensor, slope: Tensor) -> Tensor:
+        return gains(state, slope)
 
-    def begin(self, problem: Problem, who: Tensor, restart: int) -> Plans:
-        """Where a restart begins."""
-        ball = ball_of(problem, who)
-        plans = staying(ball)
-        if restart == 0:
-            return plans
-        noise = problem.draws.uniform(who, plans.plan, sample=restart)
-        return plans.moved(ball, noise * largest(ball.center), self.rounds)
-
-    def descend(self, problem: Problem, who: Tensor, plans: Plans) -> None:
-        """One start, until every input is done or the steps are."""
-        ball = ball_of(problem, who)
-        for step in range(self.steps):
-            z = plans.image
-            query = problem.gradient(shown(ball, z), who, self.loss, feasible=plans.feasible(ball))
-            going = torch.isin(who, problem.open(who))
-            if not bool(going.any()):
-                return
-            who, plans, ball, z = who[going], plans.select(going), ball.select(going), z[going]
-            length = self.step_size * (1 - (1 - self.final_step) * step / self.steps)
-            move = gains(ball, useful(ball, z, query.slope[going]))
-            plans = plans.moved(ball, move * (length * largest(ball.center)), self.rounds)
-        problem.ask(shown(ball, plans.image), who, feasible=plans.feasible(ball))
+    def feasible(self, ball: WassersteinBall, state: State) -> Tensor:
+        return report(ball, state.m).feasible(1e-12)
 
 
-def largest(x: Tensor) -> Tensor:
-    """The largest pixel of each image, ``(n, 1, 1, 1, 1)`` float64."""
-    return per_input(x.double().flatten(1).amax(1), x)[:, :, None]
+def staying(ball: WassersteinBall) -> State:
+    """The plans that move nothing."""
+    return resting(Plans(ball.center.double(), ball.cost, INSIDE * ball.budget), ball)
+
+
+def gains(state: State, slope: Tensor) -> Tensor:
+    """The gradient with respect to plans, ``(n, C, K, H, W)``, from that with respect to images, scaled.
+
+    Less its center in each row, which no row of fixed sum can tell, and 0 where there is no mass to move.
+    """
+    inside = state.moves.adjoint(torch.ones_like(slope))
+    wanted = state.moves.adjoint(slope) - inside * slope[:, :, None]
+    return scaled(torch.where((state.moves.x > 0)[:, :, None], wanted, 0.0))
+
+
+def report(ball: WassersteinBall, plan: Tensor) -> PlanReport:
+    """What plans cost, and what they violate by more than rounding."""
+    high = ceiling(ball)
+    box = None if high is None else (-torch.inf, high + 2 * SLACK * brightest(ball.center))
+    return check_plan(plan, ball.center, ball.cost, ball.budget, box)

@@ -15,7 +15,7 @@ def with_prices(
     project: Projection,
     image: Projection,
     adjoint: Projection,
-    bounds: tuple[float | Tensor, float | Tensor],
+    bounds: tuple[Tensor, Tensor],
     prices: Tensor,
     *,
     rounds: int,
@@ -45,7 +45,7 @@ def with_prices(
     for _ in range(rounds):
         z = image(project(target - adjoint(ahead)))
         wanted = ahead + z / norm
-        following = wanted - torch.clamp(wanted * norm, lower, upper) / norm  # type: ignore[arg-type]
+        following = wanted - torch.clamp(wanted * norm, lower, upper) / norm
         next_momentum = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
         ahead = following + (momentum - 1) / next_momentum * (following - prices)
         prices, momentum = following, next_momentum

@@ -12,12 +12,14 @@ from verifix.attack.base import choice, per_input, real, whole
 from verifix.attack.criteria import LOSSES, Loss
 from verifix.attack.problem import Problem
 from verifix.attack.wasserstein.costed import Costed
-from verifix.attack.wasserstein.plans import Plans, repaired
+from verifix.attack.wasserstein.moving import SLACK, brightest
+from verifix.attack.wasserstein.plan_descent import report
 from verifix.attack.wasserstein.view import INSIDE, WassersteinAttack, ball_of, ceiling, shown, useful
 from verifix.kernels.sinkhorn import projected_sinkhorn
 from verifix.kernels.transport_project import plan_gradient
 from verifix.sets import WassersteinBall
 from verifix.sets.wasserstein.ball import total_mass
+from verifix.sets.wasserstein.moves import Plans
 
 _LARGEST = 340.0  # of an exponent, as in the kernel
 
@@ -123,8 +125,9 @@ class SinkhornPGD(WassersteinAttack):
             return Costed(found.z.double(), found.plan_cost)
         prices = self.regularisation * (wanted - found.z.double()) / per_input(total_mass(x), x)
         plan = softmax_plan(ball, prices, found.multiplier)
-        plans = Plans(repaired(plan, upper, math.isqrt(len(ball.cost))), found.multiplier, None)
-        return Costed(plans.image, plans.report(ball).cost)
+        plans, slack = Plans(x.double(), ball.cost, ball.budget), SLACK * brightest(x)
+        plan = plans.take_back(plan, -slack, upper + slack)
+        return Costed(plans.image(plan), report(ball, plan).cost)
 
 
 def softmax_plan(ball: WassersteinBall, prices: Tensor, multiplier: Tensor) -> Tensor:
@@ -141,7 +144,7 @@ def softmax_plan(ball: WassersteinBall, prices: Tensor, multiplier: Tensor) -> T
         rows = rows + weight
     x = ball.center.double()
     plan = weights * (x / rows)[:, :, None]
-    cost = Plans(plan, multiplier, None).report(ball).cost
+    cost = report(ball, plan).cost
     budget = INSIDE * ball.budget
     kept = torch.where(cost > budget, budget / torch.where(cost > 0, cost, 1.0) * INSIDE, 1.0)
     plan = plan * kept.reshape(-1, 1, 1, 1, 1)

@@ -57,10 +57,12 @@ def shown(ball: WassersteinBall, z: Tensor) -> Tensor:
 def useful(ball: WassersteinBall, z: Tensor, gradient: Tensor) -> Tensor:
     """The gradient with respect to ``z``, float64, from that with respect to what the model sees.
 
-    What arrives at a pixel that clamping holds at the side of the box is lost: that gains nothing, where the gradient
-    asks for more. Where it asks for less it stands, though nothing changes before the excess has gone.
+    What clamping takes away changes nothing: nothing is gained by giving more to a white pixel, and nothing by giving
+    to, or taking from, one that already holds more than white. (Nothing is lost either: pixels like these are where an
+    attack throws mass away.)
     """
     gradient = gradient.double()
     if ball.box is None or ball.threat.variant != "clamp-after":
         return gradient
-    return torch.where((z >= ball.box[1]) & (gradient > 0), 0.0, gradient)
+    upper = ball.box[1]
+    return torch.where((z > upper) | ((z >= upper) & (gradient > 0)), 0.0, gradient)
