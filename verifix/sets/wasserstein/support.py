@@ -19,6 +19,7 @@ from torch import Tensor
 
 from verifix.kernels.transport_linear import linear_maximiser, linear_support
 from verifix.sets.wasserstein.flow import flow_maximiser, flow_support
+from verifix.sets.wasserstein.ground import window_cost
 
 if TYPE_CHECKING:
     from verifix.sets.wasserstein.ball import WassersteinBall
@@ -107,7 +108,7 @@ def _support(ball: WassersteinBall, rows: Tensor, budget: Tensor) -> Tensor:
     if ball.threat.transport == "flow":
         found = flow_support(x, forms, which, budget, row)
     else:
-        found, _ = linear_support(x, forms, which, ball.cost, budget, row)
+        found, _ = linear_support(x, forms, which, _cost(ball), budget, row)
     return _ordered(found, len(ball), rows)
 
 
@@ -117,8 +118,13 @@ def _maximisers(ball: WassersteinBall, rows: Tensor, budget: Tensor) -> Tensor:
     if ball.threat.transport == "flow":
         found = flow_maximiser(x, forms, which, budget, row)
     else:
-        found, _, _ = linear_maximiser(x, forms, which, ball.cost, budget, row)
+        found, _, _ = linear_maximiser(x, forms, which, _cost(ball), budget, row)
     return _ordered(found, len(ball), rows)
+
+
+def _cost(ball: WassersteinBall) -> Tensor:
+    """On the CPU, where kernels look at it: no device has to be waited for."""
+    return window_cost(ball.threat.ground, ball.threat.window or 1)
 
 
 def _in_box(ball: WassersteinBall, rows: Tensor) -> Tensor:
