@@ -14,9 +14,9 @@ from verifix.data import Dataset, load
 from verifix.models import load_model
 from verifix.sets import Ball
 
-FAST, VANILLA, PROVABLE = "fast_adversarial/mnist_fgsm.pth", "projected_sinkhorn/mnist_vanilla.pth", (
-    "convex_adversarial/mnist.pth"
-)  # fmt: skip
+FAST = "fast_adversarial/mnist_fgsm.pth"
+VANILLA = "projected_sinkhorn/mnist_vanilla.pth"
+PROVABLE = "convex_adversarial/mnist.pth"
 BOX = (0.0, 1.0)
 
 Load = Callable[[str], nn.Module]
@@ -49,7 +49,7 @@ FGSM_RIGHT = [  # weights, eps, box, right answers among 10,000, and among the f
 ]
 WITHIN = {7173: 1}
 """Where rounding decides: of a network as sure as this one float32 loses the smallest gradients, and one image of the
-10,000 falls to either side from one build of torch to the next."""
+10,000 falls to either side."""
 
 
 class TestFGSM:
