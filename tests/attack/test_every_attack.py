@@ -20,18 +20,25 @@ from verifix.attack import (
     AttackResult,
     CarliniWagner,
     DeepFool,
+    FlowPGD,
+    FrankWolfe,
     GaussianNoise,
+    MultiSteepestDescent,
+    PlanPGD,
     RandomFGSM,
     SaltAndPepper,
+    SinkhornPGD,
     Square,
     Targeted,
     TargetedAPGD,
     UniformFGSM,
+    WorstOf,
 )
 from verifix.certify import Rows
 from verifix.errors import InvalidValue
-from verifix.sets import Ball
-from verifix.sets.base import Norm
+from verifix.sets import Ball, Union, Wasserstein
+
+Threat = Ball | Union | Wasserstein
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +46,14 @@ class Case:
     """An attack with few steps, and what it can do."""
 
     attack: Attack
-    norms: tuple[Norm, ...] = ("linf", "l2", "l1")
+    norms: tuple[str, ...] = ("linf", "l2", "l1")
     random: bool = False
     """Whether the seed has an effect."""
     gradients: bool = True
-    slow: bool = False
-    """Whether it asks so often that some tests take fewer inputs."""
     labels_only: bool = False
     """Whether it refuses other criteria."""
+    slow: bool = False
+    """Whether it asks so often that some tests take fewer inputs."""
 
 
 ATTACKS = {
@@ -59,7 +66,6 @@ ATTACKS = {
     "APGD": Case(APGD(steps=12, restarts=2), random=True),
     "APGD dlr": Case(APGD(steps=12, loss="dlr"), random=True),
     "TargetedAPGD": Case(TargetedAPGD(steps=6), random=True, labels_only=True),
-    "Square": Case(Square(queries=20), random=True, gradients=False),
     "DeepFool": Case(DeepFool(steps=5), ("linf", "l2")),
     "DDN": Case(DDN(steps=10), ("l2",)),
     "DDN levels": Case(DDN(steps=10, levels=32), ("l2",)),
@@ -69,14 +75,23 @@ ATTACKS = {
     "CarliniWagner confident": Case(
         CarliniWagner(searches=3, steps=20, learning_rate=0.1, initial_constant=0.1, confidence=0.1), ("l2",), slow=True
     ),
+    "Square": Case(Square(queries=20), random=True, gradients=False),
+    "MultiSteepestDescent": Case(MultiSteepestDescent(steps=4), ("union",), random=True),
+    "WorstOf": Case(WorstOf(attacks=(PGD(steps=3),)), ("union",), random=True),
+    "PlanPGD": Case(PlanPGD(steps=4), ("wasserstein",)),
+    "FrankWolfe": Case(FrankWolfe(steps=4), ("wasserstein",)),
+    "SinkhornPGD": Case(SinkhornPGD(steps=4), ("wasserstein",)),
+    "FlowPGD": Case(FlowPGD(steps=4), ("flow",)),
     "GaussianNoise": Case(GaussianNoise(repeats=3, searches=4), random=True, gradients=False),
     "SaltAndPepper": Case(SaltAndPepper(repeats=3, searches=4), random=True, gradients=False),
 }
 
 EPS = {"linf": 0.2, "l2": 0.8, "l1": 5.0}
 EVERY = [pytest.param(case, norm, id=f"{name} {norm}") for name, case in ATTACKS.items() for norm in case.norms]
-ANY_CRITERION = [param for param in EVERY if not ATTACKS[str(param.id).rsplit(" ", 1)[0]].labels_only]
+ANY_CRITERION = [p for p in EVERY if not p.values[0].labels_only]
+BALLS = [pytest.param(*p.values, id=p.id) for p in EVERY if p.values[1] in EPS]
 ONE_EACH = [pytest.param(case, case.norms[0], id=name) for name, case in ATTACKS.items()]
+ONE_BALL = [p for p in ONE_EACH if p.values[1] in EPS]
 FORWARDS = 1
 """An attack asks about one input, uncounted, how many classes there are."""
 
@@ -125,7 +140,14 @@ def labelled(model: Network, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return x, y
 
 
-def ball(norm: Norm, factor: float = 1.0) -> Ball:
+def ball(norm: str, factor: float = 1.0) -> Threat:
+    """The threat models by name; all but those of transport in the box [0, 1]."""
+    if norm == "union":
+        return Union(*[Ball(member, EPS[member] * factor, box=(0, 1)) for member in ("linf", "l2", "l1")])
+    if norm == "wasserstein":
+        return Wasserstein(0.5 * factor, window=3)
+    if norm == "flow":
+        return Wasserstein(0.5 * factor, ground="l1", window=None, transport="flow")
     return Ball(norm, EPS[norm] * factor, box=(0, 1))
 
 
@@ -149,7 +171,7 @@ class TestAlone:
 
     @pytest.mark.parametrize(("case", "norm"), EVERY)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    def test_batches_have_no_effect(self, case: Case, norm: Norm, dtype: torch.dtype) -> None:
+    def test_batches_have_no_effect(self, case: Case, norm: str, dtype: torch.dtype) -> None:
         """Bit by bit, where the model itself answers row by row."""
         model = Network(dtype, rows=True)
         x, y = labelled(model, 4 if case.slow else 6, dtype)
@@ -161,7 +183,7 @@ class TestAlone:
         same(whole, case.attack(model, x[order], y[order], ball(norm), seed=5, batch=3), order)
 
     @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_nor_have_they_with_an_ordinary_network(self, case: Case, norm: Norm) -> None:
+    def test_nor_have_they_with_an_ordinary_network(self, case: Case, norm: str) -> None:
         model = Network(torch.float64)
         x, y = labelled(model, 4 if case.slow else 6, torch.float64)
         whole = case.attack(model, x, y, ball(norm))
@@ -170,7 +192,7 @@ class TestAlone:
         torch.testing.assert_close(whole.examples, torch.cat([r.examples for r in alone]), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_seeds(self, case: Case, norm: Norm) -> None:
+    def test_seeds(self, case: Case, norm: str) -> None:
         model = Network(torch.float32)
         x, y = labelled(model, 6, torch.float32)
         first, again, other = (case.attack(model, x, y, ball(norm), seed=seed) for seed in (1, 1, 2))
@@ -178,7 +200,7 @@ class TestAlone:
         assert torch.equal(first.examples, other.examples) != case.random
 
     @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_no_input_at_all(self, case: Case, norm: Norm) -> None:
+    def test_no_input_at_all(self, case: Case, norm: str) -> None:
         model = Network(torch.float32)
         result = case.attack(model, inputs(0, torch.float32), torch.zeros(0, dtype=torch.int64), ball(norm))
         assert result.examples.shape == (0, 1, 7, 7)
@@ -188,7 +210,7 @@ class TestAlone:
 class TestWithin:
     """What counts as success lies in the set and is answered wrongly, whoever checks it."""
 
-    def checked(self, model: Network, x: Tensor, result: AttackResult, y: Tensor, eps: Tensor, norm: Norm) -> None:
+    def checked(self, model: Network, x: Tensor, result: AttackResult, y: Tensor, eps: Tensor, norm: str) -> None:
         step = (result.examples.double() - x.double()).flatten(1)
         eps = eps.expand(x.shape).flatten(1)
         fixed = eps == 0
@@ -205,10 +227,10 @@ class TestWithin:
         torch.testing.assert_close(result.margins, logits.gather(1, y[:, None])[:, 0] - others)
         assert bool(result.success[-1])  # it was wrong from the beginning
 
-    @pytest.mark.parametrize(("case", "norm"), EVERY)
+    @pytest.mark.parametrize(("case", "norm"), BALLS)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
     @pytest.mark.parametrize("radii", ["per input", "per coordinate"])
-    def test_success_is_success(self, case: Case, norm: Norm, dtype: torch.dtype, radii: str) -> None:
+    def test_success_is_success(self, case: Case, norm: str, dtype: torch.dtype, radii: str) -> None:
         model = Network(dtype)
         n = 4 if case.slow else 8
         x, y = labelled(model, n, dtype)
@@ -226,15 +248,30 @@ class TestWithin:
         if not case.attack.nearest:
             assert result.feasible.all()
 
-    @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_inputs_outside_the_box_are_refused(self, case: Case, norm: Norm) -> None:
+    @pytest.mark.parametrize(("case", "norm"), [p for p in EVERY if p.values[1] not in EPS])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    def test_in_other_sets(self, case: Case, norm: str, dtype: torch.dtype) -> None:
+        model = Network(dtype)
+        x, y = labelled(model, 6, dtype)
+        result = case.attack(model, x, y, ball(norm), stop=False)
+        with torch.no_grad():
+            wrong = model.eval()(result.examples).argmax(1) != y
+        sets = ball(norm).around(x)
+        assert result.examples.dtype == dtype
+        assert sets.contains(result.examples, tolerance=1e-9 if dtype == torch.float64 else 1e-5).all()
+        assert result.feasible.all()
+        assert torch.equal(result.success, wrong)
+        assert result.success[:-1].any()
+
+    @pytest.mark.parametrize(("case", "norm"), ONE_BALL)
+    def test_inputs_outside_the_box_are_refused(self, case: Case, norm: str) -> None:
         model = Network(torch.float32)
         x, y = labelled(model, 3, torch.float32)
         with pytest.raises(InvalidValue, match=r"1 of 3 inputs outside the box"):
             case.attack(model, torch.cat([x[:2], x[2:] - 0.5]), y, ball(norm))
 
-    @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_other_boxes(self, case: Case, norm: Norm) -> None:
+    @pytest.mark.parametrize(("case", "norm"), ONE_BALL)
+    def test_other_boxes(self, case: Case, norm: str) -> None:
         """A box whose sides no float32 number hits, and units that are not those of images."""
         model = Network(torch.float32)
         x, y = labelled(model, 4, torch.float32)
@@ -247,12 +284,15 @@ class TestWithin:
 
 
 class TestCriteria:
-    def attack(self, case: Case) -> Attack:
-        names = {field.name for field in dataclasses.fields(case.attack)}
-        return dataclasses.replace(case.attack, loss="margin") if "loss" in names else case.attack
+    def by_margin(self, attack: Attack) -> Attack:
+        """The attack with the loss that any criterion has."""
+        if isinstance(attack, WorstOf):
+            return WorstOf(attacks=tuple(self.by_margin(one) for one in attack.attacks))
+        names = {field.name for field in dataclasses.fields(attack)}
+        return dataclasses.replace(attack, loss="margin") if "loss" in names else attack
 
     @pytest.mark.parametrize(("case", "norm"), ANY_CRITERION)
-    def test_targets(self, case: Case, norm: Norm) -> None:
+    def test_targets(self, case: Case, norm: str) -> None:
         model = Network(torch.float32)
         x, _ = labelled(model, 8, torch.float32)
         with torch.no_grad():
@@ -266,7 +306,7 @@ class TestCriteria:
         assert result.success.any() or not case.gradients
 
     @pytest.mark.parametrize(("case", "norm"), ANY_CRITERION)
-    def test_rows(self, case: Case, norm: Norm) -> None:
+    def test_rows(self, case: Case, norm: str) -> None:
         """Two forms of the logits, each 0.03 above zero at the inputs."""
         model = Network(torch.float64)
         x, _ = labelled(model, 6, torch.float64)
@@ -274,7 +314,7 @@ class TestCriteria:
         with torch.no_grad():
             thresholds = 0.03 - model(x) @ matrix.T
         rows = Rows(matrix, thresholds)
-        result = self.attack(case)(model, x, rows, ball(norm, 2.0))
+        result = self.by_margin(case.attack)(model, x, rows, ball(norm, 2.0))
         with torch.no_grad():
             logits = model(result.examples)
         margins = (logits @ matrix.T + thresholds).amin(1)
@@ -287,7 +327,7 @@ class TestModel:
     """What an attack leaves behind: nothing."""
 
     @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_nothing_is_changed(self, case: Case, norm: Norm) -> None:
+    def test_nothing_is_changed(self, case: Case, norm: str) -> None:
         model = Network(torch.float32)
         x, y = labelled(model, 4, torch.float32)
         model.train()
@@ -305,7 +345,7 @@ class TestModel:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
     @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_modes_are_restored_when_it_fails(self, case: Case, norm: Norm) -> None:
+    def test_modes_are_restored_when_it_fails(self, case: Case, norm: str) -> None:
         class Failing(Network):
             def forward(self, x: Tensor) -> Tensor:
                 if self.forwards > 12:
@@ -321,7 +361,7 @@ class TestModel:
         assert [module.training for module in model.modules()] == [True, True, True, False] + [True] * 5
 
     @pytest.mark.parametrize(("case", "norm"), EVERY)
-    def test_queries_are_counted(self, case: Case, norm: Norm) -> None:
+    def test_queries_are_counted(self, case: Case, norm: str) -> None:
         model = Network(torch.float32)
         x, y = labelled(model, 3, torch.float32)
         for i in range(3):
@@ -332,7 +372,7 @@ class TestModel:
             assert model.backwards == 0 or case.gradients
 
     @pytest.mark.parametrize(("case", "norm"), ONE_EACH)
-    def test_a_graph_of_the_caller_is_left_alone(self, case: Case, norm: Norm) -> None:
+    def test_a_graph_of_the_caller_is_left_alone(self, case: Case, norm: str) -> None:
         model = Network(torch.float32)
         x, y = labelled(model, 3, torch.float32)
         with torch.no_grad():
@@ -346,7 +386,7 @@ class TestBlind:
     """A failure that says nothing is not counted as robustness."""
 
     @pytest.mark.parametrize(("case", "norm"), EVERY)
-    def test_no_gradient(self, case: Case, norm: Norm) -> None:
+    def test_no_gradient(self, case: Case, norm: str) -> None:
         logits = torch.tensor([3.0, 0.0, 0.0, 0.0])
         x = inputs(3, torch.float32)
         result = case.attack(lambda x: 0 * x.flatten(1)[:, :4] + logits, x, torch.zeros(3).long(), ball(norm))
@@ -355,7 +395,7 @@ class TestBlind:
         assert result.withstood.tolist() == [not case.gradients] * 3
 
     @pytest.mark.parametrize(("case", "norm"), EVERY)
-    def test_no_graph(self, case: Case, norm: Norm) -> None:
+    def test_no_graph(self, case: Case, norm: str) -> None:
         def model(x: Tensor) -> Tensor:
             return x.detach().flatten(1)[:, :4] + torch.tensor([9.0, 0.0, 0.0, 0.0])
 
@@ -363,7 +403,7 @@ class TestBlind:
         assert result.no_gradient.tolist() == [case.gradients] * 3
 
     @pytest.mark.parametrize(("case", "norm"), EVERY)
-    def test_answers_that_are_not_numbers(self, case: Case, norm: Norm) -> None:
+    def test_answers_that_are_not_numbers(self, case: Case, norm: str) -> None:
         """One input from the beginning; others as soon as anything has moved."""
         x, y = inputs(3, torch.float32), torch.zeros(3).long()
 
@@ -382,7 +422,7 @@ class TestBlind:
 @pytest.mark.cuda
 @pytest.mark.parametrize(("case", "norm"), EVERY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_on_the_gpu(case: Case, norm: Norm, dtype: torch.dtype) -> None:
+def test_on_the_gpu(case: Case, norm: str, dtype: torch.dtype) -> None:
     model = Network(dtype)
     x, y = labelled(model, 6, dtype)
     there = case.attack(model.cuda(), x.cuda(), y.cuda(), ball(norm))
