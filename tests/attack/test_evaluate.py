@@ -242,6 +242,7 @@ class TestUndecided:
             )
         assert "fooled" in fooled.status
         assert fooled.robust_accuracy == 0.0
+        assert not (fooled.undecided & fooled.fooled).any()
 
     def test_an_attack_that_sees_decides(self) -> None:
         """Float32 leaves FGSM's cross-entropy without a gradient where the network is sure; PGD has one."""
@@ -339,6 +340,15 @@ class TestSigns:
     def _is(name: str, text: str) -> bool:
         """Whether a warning is of this sign: by the words behind its numbers."""
         return text.endswith(SIGNS[name].text.rsplit("}", 1)[1])
+
+    def test_gradients_have_to_fail_first(self) -> None:
+        case = CASES["gradient-free"]
+        model, attacks = case.shows
+        assert not any("fell to an attack without" in text for text in self.warned(case, model, attacks[::-1]))
+
+    def test_random_models_are_not_said_to_mix_batches(self) -> None:
+        told = self.warned(CASES["random"], *CASES["random"].shows)
+        assert not any("else is in the batch" in text for text in told)
 
     def test_honest_model_has_none(self) -> None:
         x, _ = inputs(200, 10)
