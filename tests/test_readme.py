@@ -52,6 +52,34 @@ def test_the_python_of_training() -> None:
 
 
 @pytest.mark.slow
+def test_the_transcript_of_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = blocks(section("Train a network that can be certified"))[0].splitlines()[0]
+    lines = blocks(section("Attack, to see how far certificates are from the truth"))[0].splitlines()
+    assert len(lines) == 4
+    for line in [train, *lines]:
+        program, *arguments = shlex.split(line)
+        assert program == "verifix"
+        assert main(arguments) == 0, line
+    attacked, worst, moved, unmoved = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("attacked", "worst", "moved", "unmoved")
+    )
+    assert 0.5 < attacked["robust_accuracy"] <= attacked["clean_accuracy"]
+    assert worst["n"] == moved["n"] == 100 and moved["robust_accuracy"] < moved["clean_accuracy"]
+    assert unmoved["norm"] == "wasserstein"
+
+
+@pytest.mark.slow
+def test_the_python_of_attacks() -> None:
+    (code,) = blocks(section("Attack, to see how far certificates are from the truth"), "python")
+    data = load("digits").first(20)
+    x, y = data.images, data.labels
+    names: dict[str, object] = {"model": digits_small(), "x": x, "y": y, "g": x, "v": x + 0.1, "z": x}
+    exec(code, names)
+    assert (names["ball"].distance(x, x) == 0).all()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
 def test_the_transcript_of_smoothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = blocks(section("Smooth a network that nothing else can certify"))[0].splitlines()
