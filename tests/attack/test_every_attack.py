@@ -420,6 +420,7 @@ class TestBlind:
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize(("case", "norm"), EVERY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_on_the_gpu(case: Case, norm: str, dtype: torch.dtype) -> None:
