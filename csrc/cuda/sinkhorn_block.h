@@ -11,6 +11,13 @@
 #include "verifix/sinkhorn_job.h"
 #include "verifix/sinkhorn_step.h"
 
+// Not inlined: all of it inside one kernel takes a minute to compile.
+#if defined(__CUDACC__)
+#define VERIFIX_SINKHORN_MEMBER __host__ __device__ __noinline__
+#else
+#define VERIFIX_SINKHORN_MEMBER
+#endif
+
 namespace verifix {
 namespace sinkhorn_block {
 
@@ -43,7 +50,7 @@ struct Found {
 template <class T, class Block>
 class Iterates {
 public:
-    VERIFIX_INLINE_MEMBER Iterates(const Block& block, const SinkhornShape& shape, const SinkhornRule& rule,
+    VERIFIX_SINKHORN_MEMBER Iterates(const Block& block, const SinkhornShape& shape, const SinkhornRule& rule,
                                    const double* cost, T* memory)
         : block_(block), shape_(shape), rule_(rule), cost_(cost), pixels_(shape.channels * shape.rows * shape.columns),
           radius_(shape.window / 2), stride_(shape.columns + 2 * radius_),
@@ -58,7 +65,7 @@ public:
     }
 
     template <class Source>
-    VERIFIX_INLINE_MEMBER void start(const Source* x, const Source* w, double mass) {
+    VERIFIX_SINKHORN_MEMBER void start(const Source* x, const Source* w, double mass) {
         const double lowest = -SinkhornNumbers<double>::largest * sinkhorn_log_2;
         block_.each(2 * shape_.channels * plane_, [&](int64_t i) { v_[i] = 0; });
         block_.each(pixels_, [&](int64_t i) {
@@ -76,7 +83,7 @@ public:
     }
 
     template <class Other>
-    VERIFIX_INLINE_MEMBER void take(const Other* exponent) {
+    VERIFIX_SINKHORN_MEMBER void take(const Other* exponent) {
         block_.each(pixels_, [&](int64_t i) { exponent_[i] = static_cast<T>(exponent[i]); });
         set_v();
     }
@@ -84,7 +91,7 @@ public:
     VERIFIX_INLINE_MEMBER const T* exponent() const { return exponent_; }
 
     // Whether an exponent is held where numbers end.
-    VERIFIX_INLINE_MEMBER bool held() const {
+    VERIFIX_SINKHORN_MEMBER bool held() const {
         double total[1];
         block_.sums(pixels_, total, [&](int64_t i, double* sum) {
             sum[0] += absolute(exponent_[i]) >= SinkhornNumbers<T>::largest ? 1 : 0;
@@ -92,7 +99,7 @@ public:
         return total[0] > 0;
     }
 
-    VERIFIX_INLINE_MEMBER Found sweep(double multiplier, int64_t age) {
+    VERIFIX_SINKHORN_MEMBER Found sweep(double multiplier, int64_t age) {
         const T relaxation = static_cast<T>((age == 0 ? 1 : rule_.relaxation) / sinkhorn_log_2);
         const T momentum = age == 0 ? T{0} : static_cast<T>(sinkhorn_momentum(rule_.momentum, age));
         begin(multiplier, rule_.regularisation);
@@ -115,7 +122,7 @@ public:
     }
 
     // Puts lambda times the column sums of the plan with rows x in place of v; of it, `kept` is within the budget.
-    VERIFIX_INLINE_MEMBER Found finish(double multiplier, double eps, double& kept) {
+    VERIFIX_SINKHORN_MEMBER Found finish(double multiplier, double eps, double& kept) {
         begin(multiplier, rule_.regularisation);
         Found found{0, 0, 0};
         rows(found);
@@ -133,7 +140,7 @@ public:
     }
 
     template <class Source>
-    VERIFIX_INLINE_MEMBER void write(const Source* x, double mass, double kept, Source* z) const {
+    VERIFIX_SINKHORN_MEMBER void write(const Source* x, double mass, double kept, Source* z) const {
         const double scale = kept / rule_.regularisation * mass, rest = 1 - kept;
         block_.each(pixels_, [&](int64_t i) {
             z[i] = static_cast<Source>(static_cast<double>(v_[at(i)]) * scale + static_cast<double>(x[i]) * rest);
@@ -147,7 +154,7 @@ private:
         return channel * plane_ + (row - channel * shape_.rows + radius_) * stride_ + i - row * shape_.columns + radius_;
     }
 
-    VERIFIX_INLINE_MEMBER void begin(double multiplier, double regularisation) {
+    VERIFIX_SINKHORN_MEMBER void begin(double multiplier, double regularisation) {
         block_.each(shape_.window * shape_.window, [&](int64_t d) {
             const double weight = sinkhorn_weight(multiplier, cost_[d]);
             weight_[weights * d] = static_cast<T>(weight);
@@ -158,7 +165,7 @@ private:
     }
 
     // u from v, so that the plan has rows x; its cost.
-    VERIFIX_INLINE_MEMBER void rows(Found& found) {
+    VERIFIX_SINKHORN_MEMBER void rows(Found& found) {
         double total[2];
         block_.sums(pixels_, total, [&](int64_t i, double* sum) {
             const int64_t there = at(i);
@@ -193,7 +200,7 @@ private:
         return sum;
     }
 
-    VERIFIX_INLINE_MEMBER void set_v() {
+    VERIFIX_SINKHORN_MEMBER void set_v() {
         block_.each(pixels_, [&](int64_t i) { v_[at(i)] = power_of_two<T>(exponent_[i]); });
     }
 
@@ -211,7 +218,7 @@ struct Progress {
 };
 
 template <class Iterates>
-VERIFIX_INLINE void advance(Iterates& iterates, Progress& progress, const SinkhornRule& rule, double eps) {
+VERIFIX_SINKHORN_MEMBER void advance(Iterates& iterates, Progress& progress, const SinkhornRule& rule, double eps) {
     bool done = false;
     while (!done && progress.sweeps < rule.max_sweeps) {
         progress.age = progress.residual > progress.before ? 0 : progress.age + 1;

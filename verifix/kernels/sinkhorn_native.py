@@ -43,8 +43,10 @@ class Native:
             )
         return z, *numbers
 
-    def conjugate_sinkhorn(self, x: Tensor, g: Tensor, cost: Tensor, budget: Tensor, *rule: Any) -> tuple[Tensor, ...]:
-        return sinkhorn_reference.conjugate_sinkhorn(x, g, cost, budget, *rule)
+    @staticmethod
+    def conjugate_sinkhorn(*arguments: Any) -> tuple[Tensor, ...]:
+        """In plain torch on every device: it is there to be compared with, see docs/wasserstein-sinkhorn.md."""
+        return sinkhorn_reference.conjugate_sinkhorn(*arguments)
 
 
 def outputs(x: Tensor, facts: int) -> tuple[Tensor, ...]:

@@ -145,7 +145,7 @@ def projected_sinkhorn(
             z[i] = (mass * point[0]).to(x.dtype)
             facts[:, i] = torch.tensor([point[1], mass * point[2], one.multiplier, point[3]], dtype=torch.float64)
             sweeps[i] = one.sweeps
-    residual, plan_cost, multiplier, converged = facts.to(x.device)
+    residual, plan_cost, multiplier, converged = (fact.clone() for fact in facts.to(x.device))
     return z, residual, plan_cost, multiplier, sweeps.to(x.device), converged > 0
 
 
@@ -183,7 +183,7 @@ def conjugate_sinkhorn(
             z[i] = point[0].to(x.dtype)
             facts[:, i] = torch.tensor(point[1:], dtype=torch.float64)
             sweeps[i] = one.sweeps
-    value, upper, plan_cost, multiplier, converged = facts.to(x.device)
+    value, upper, plan_cost, multiplier, converged = (fact.clone() for fact in facts.to(x.device))
     return z, value, upper, plan_cost, multiplier, sweeps.to(x.device), converged > 0
 
 
