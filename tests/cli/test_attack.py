@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from verifix.attack import FGSM, PGD, evaluate
 from verifix.data import load
-from verifix.sets import Ball
+from verifix.sets import Ball, Wasserstein
 
 NETWORKS = """
 import torch
@@ -172,6 +172,24 @@ class TestResults:
         assert summary_of(place / "run")["robust_accuracy"] < summary_of(place / "run")["clean_accuracy"]
 
 
+class TestWasserstein:
+    def test_run(self, verifix: Callable[..., Any], place: Path) -> None:
+        args = attack("--attack", "frank-wolfe+plan-pgd", "--steps", "5", "--eps", "0.2", "--norm", "wasserstein")
+        args += ["--window", "3", "--variant", "clamp-after", "--save-examples"]
+        status, out, err = verifix(*args)
+        assert (status, err) == (0, "")
+        assert "euclidean, 3 x 3, clamp-after within [0, 1]" in " ".join(out.replace("│", " ").split())
+        data, summary = load("digits").first(60), summary_of(place / "run")
+        assert summary["settings"]["window"] == 3
+        assert summary["outcomes"]["fooled"] > 10
+        ball = Wasserstein(0.2, window=3, variant="clamp-after").around(data.images)
+        with np.load(place / "run" / "examples.npz") as archive:
+            examples, fooled = torch.from_numpy(archive["x"]), torch.from_numpy(archive["fooled"])
+        assert ball.contains(examples, tolerance=1e-6).all()
+        distances = ball.select(fooled).distance(examples[fooled]).tolist()
+        assert distances == [line["distance"] for line in lines(place / "run") if line["distance"] is not None]
+
+
 class TestWarnings:
     """What is wrong with a model is told on stderr and in the summary; its inputs are not counted as robust."""
 
@@ -238,6 +256,11 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
         "relative_step_size = 0.1: give it or step_size, not both",
     ),
     "an attack of another norm": (["--norm", "l2", "--attack", "r-fgsm"], "R+FGSM steps along signs"),
+    "an attack of lp balls": (
+        ["--norm", "wasserstein", "--variant", "balanced-box", "--attack", "square"],
+        "Square knows lp balls and boxes",
+    ),
+    "an attack of Wasserstein balls": (["--attack", "frank-wolfe"], "FrankWolfe moves mass"),
     "batch 0": (["--batch", "0"], "--batch: '0' is no whole number of at least 1"),
     "data is missing": (["--data", "mnist:nothing"], "nothing: no such folder"),
     "data is empty": (["--data", "npz:none.npz"], "holds no inputs"),
