@@ -19,14 +19,16 @@ from verifix.attack import (
     PGD,
     Attack,
     DeepFool,
+    MultiSteepestDescent,
     Targeted,
+    WorstOf,
     evaluate,
 )
 from verifix.attack.masking import CHECKED, SIGNS, warnings_of
 from verifix.attack.problem import Problem
 from verifix.certify import Rows
 from verifix.errors import InvalidType, InvalidValue, UserError
-from verifix.sets import Ball, Wasserstein
+from verifix.sets import Ball, Union, Wasserstein
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,17 @@ class TestWorstCase:
         each = Rows(torch.eye(3, dtype=torch.float64)[y][:, None], threshold=-0.5)  # of each input its own row
         found = evaluate(lambda x: x, x, each, ball, [FGSM(loss="margin"), PGD(loss="margin")])
         assert torch.equal(found.robust, x.amax(1) - 0.2 - 0.5 >= 0)
+
+    def test_unions(self) -> None:
+        x, y = inputs()
+        both = Union(Ball("linf", 0.05, (0, 1)), Ball("l2", 0.12, (0, 1)))
+        found = evaluate(
+            bumpy, x, y, both, [MultiSteepestDescent(steps=10), WorstOf(attacks=(BIM(steps=5),))], sanity=True
+        )
+        assert found.fooled.any()
+        assert both.around(x).contains(found.examples).all()
+        each = [BIM(steps=5)(bumpy, x, y, ball).success for ball in both.members]
+        assert not (found.robust & (each[0] | each[1])).any()
 
     def test_model_is_left_as_it_was(self) -> None:
         model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)).double()
