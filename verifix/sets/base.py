@@ -31,8 +31,8 @@ class NormBall:
 class InputSet(ABC):
     """A batch of sets, one around (or in place of) each of ``n`` inputs of shape ``shape``.
 
-    Every set is convex and compact. ``support`` is all that bounds need; ``hull`` starts the interval pass;
-    ``project`` and ``contains`` serve attacks and checks.
+    Every set is compact, and all but unions are convex. ``support`` is all that bounds need; ``hull`` starts the
+    interval pass; ``project`` and ``contains`` serve attacks and checks.
     """
 
     @property
