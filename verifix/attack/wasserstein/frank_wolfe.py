@@ -57,8 +57,8 @@ class FrankWolfe(WassersteinAttack):
     steps: int = 30
     rule: Rule = "open-loop"
     loss: Loss = "cross-entropy"
-    rounds: int = 10
-    distance: float = 10.0
+    rounds: int = 30
+    distance: float = 3.0
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, 1)
@@ -69,6 +69,8 @@ class FrankWolfe(WassersteinAttack):
 
     def run(self, problem: Problem) -> None:
         who = problem.open()
+        if not len(who):
+            return
         ball = ball_of(problem, who)
         points, prices = Costed(ball.center.double(), torch.zeros_like(ball.budget)), staying(ball)
         for step in range(self.steps):

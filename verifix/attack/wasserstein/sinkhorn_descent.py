@@ -92,6 +92,8 @@ class SinkhornPGD(WassersteinAttack):
 
     def run(self, problem: Problem) -> None:
         who = problem.open()
+        if not len(who):
+            return
         ball = ball_of(problem, who)
         points = Costed(ball.center.double(), torch.zeros_like(ball.budget))
         for step in range(self.steps):
