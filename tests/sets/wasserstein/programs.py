@@ -1,4 +1,4 @@
-"""Linear and quadratic programs over transport plans, solved by scipy: what the tests of Wasserstein balls compare with."""
+"""Linear and quadratic programs over transport plans, solved by scipy: oracles for tests of Wasserstein balls."""
 
 from __future__ import annotations
 
