@@ -132,9 +132,9 @@ class Problem:
     ) -> Query:
         """Ask about points of some inputs, and for the direction of the gradient of a loss with respect to them.
 
-        The loss is computed in float64, and of each gradient only the direction is returned, at a scale at which
-        nothing underflows: of the cross-entropy of a confident network float32 leaves the label's part out, and steps
-        along what remains are far weaker (``docs/attacks.md``). ``plain`` computes it like everybody else.
+        The loss is computed in float64 and from the log-odds, and of each gradient only the direction is returned, at a
+        scale at which nothing underflows: the usual cross-entropy of a confident network leaves the label's part out,
+        and steps along what remains are far weaker (``docs/attacks.md``). ``plain`` computes it like everybody else.
         """
         leaf = points.detach().requires_grad_(True)
         with torch.enable_grad():
