@@ -169,8 +169,11 @@ def _one_thread() -> Iterator[None]:
 class TestAlone:
     """The result for an input depends on nothing but the input."""
 
-    @pytest.mark.parametrize(("case", "norm"), EVERY)
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+    @pytest.mark.parametrize(
+        ("case", "norm", "dtype"),
+        [pytest.param(*p.values, torch.float32, id=p.id) for p in EVERY]
+        + [pytest.param(*p.values, torch.float64, id=f"{p.id} float64") for p in ONE_EACH],
+    )
     def test_batches_have_no_effect(self, case: Case, norm: str, dtype: torch.dtype) -> None:
         """Bit by bit, where the model itself answers row by row."""
         model = Network(dtype, rows=True)
@@ -228,8 +231,9 @@ class TestWithin:
         assert bool(result.success[-1])  # it was wrong from the beginning
 
     @pytest.mark.parametrize(("case", "norm"), BALLS)
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    @pytest.mark.parametrize("radii", ["per input", "per coordinate"])
+    @pytest.mark.parametrize(
+        ("dtype", "radii"), [(torch.float32, "per coordinate"), (torch.float64, "per input")], ids=str
+    )
     def test_success_is_success(self, case: Case, norm: str, dtype: torch.dtype, radii: str) -> None:
         model = Network(dtype)
         n = 4 if case.slow else 8

@@ -55,7 +55,7 @@ SHARP = {
     "DDN": (
         DDN(steps=300, norm_factor=0.02, start_norm=0.2, step_size=0.3, final_step_size=1e-3, loss="margin"), 1.03, 1.03
     ),
-    "CarliniWagner": (CarliniWagner(searches=9, steps=300, learning_rate=0.02, initial_constant=0.1), None, 1.1),
+    "CarliniWagner": (CarliniWagner(searches=7, steps=200, learning_rate=0.03, initial_constant=0.1), None, 1.1),
 }  # fmt: skip
 """Attacks with many steps; how much farther than necessary they may go without and within a box."""
 
@@ -80,8 +80,9 @@ class TestLinearNetworks:
         attack, factor, _ = SHARP[name]
         self.check(attack, "l2", FAR, False, factor, classes)
 
-    @pytest.mark.parametrize("name", SHARP)
-    @pytest.mark.parametrize("classes", [2, 4])
+    @pytest.mark.parametrize(
+        ("name", "classes"), [("DeepFool", 2), ("DeepFool", 4), ("DDN", 2), ("DDN", 4), ("CarliniWagner", 4)]
+    )
     def test_in_a_box(self, name: str, classes: int) -> None:
         attack, _, factor = SHARP[name]
         self.check(attack, "l2", FAR, True, factor, classes)
