@@ -1,4 +1,4 @@
-"""Linear and quadratic programs over transport plans, solved by scipy: oracles for tests of Wasserstein balls."""
+"""Linear and quadratic programs over transport plans, solved by scipy: what tests of Wasserstein balls compare with."""
 
 from __future__ import annotations
 

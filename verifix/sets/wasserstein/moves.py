@@ -51,7 +51,7 @@ class Moves(Protocol):
         """
 
     def take_back(self, m: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """Moves made smaller, none larger, until the image is within these bounds, which x is within."""
+        """Moves made smaller, none larger, until the image is within these bounds up to rounding, as x is."""
 
     def select(self, index: Tensor) -> Moves:
         """The moves around some of the images."""
@@ -115,11 +115,11 @@ class Plans:
         return best
 
     def take_back(self, m: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        center = len(self.cost) // 2
+        center, unit = len(self.cost) // 2, _rounding(self.x)
         for _ in range(_SWEEPS):
             z = plan_image(m)
             excess = (z - high).clamp(min=0)
-            if not bool((excess > 0).any()):
+            if not bool((excess > unit).any()):
                 return m
             arriving = (z - m[:, :, center]).clamp(min=torch.finfo(z.dtype).tiny)
             share = (excess * (1 + 1e-9) / arriving).clamp(max=1)
@@ -127,7 +127,7 @@ class Plans:
             back[:, :, center] = 0
             m = m - back
             m[:, :, center] += back.sum(2)
-        outside = ((plan_image(m) > high).flatten(1)).any(1)
+        outside = (plan_image(m) - high > unit).flatten(1).any(1)
         return torch.where(broadcast(outside, m), self.none(), m)
 
     def select(self, index: Tensor) -> Plans:
@@ -192,10 +192,11 @@ class Flows:
         return best
 
     def take_back(self, m: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        unit = _rounding(self.x)
         for _ in range(_SWEEPS):
             z = self.image(m)
             lacking, excess = (low - z).clamp(min=0), (z - high).clamp(min=0)
-            if not bool(((lacking > 0) | (excess > 0)).any()):
+            if not bool(((lacking > unit) | (excess > unit)).any()):
                 return m
             forth, back = m.clamp(min=0), (-m).clamp(min=0)
             leaving = forth.sum(1) + pad(back[:, 0], (1, 0))[..., :-1] + pad(back[:, 1], (0, 0, 1, 0))[..., :-1, :]
@@ -207,7 +208,7 @@ class Flows:
             back = back * (1 - torch.maximum(into[:, None], self._ahead(out)))
             m = forth - back
         z = self.image(m)
-        outside = ((z < low) | (z > high)).flatten(1).any(1)
+        outside = ((low - z > unit) | (z - high > unit)).flatten(1).any(1)
         return torch.where(broadcast(outside, m), 0.0, m)
 
     @staticmethod
@@ -217,6 +218,11 @@ class Flows:
 
     def select(self, index: Tensor) -> Flows:
         return Flows(self.x[index], self.budget[index])
+
+
+def _rounding(x: Tensor) -> Tensor:
+    """By how much a sum of moves may miss a bound, ``(n, 1, 1, 1)``."""
+    return broadcast(x.flatten(1).amax(1), x) * 2.0**-46
 
 
 def _lipschitz(g: Tensor, slope: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from verifix.sets.wasserstein.ball import WassersteinBall
 
 _BETWEEN_CHECKS = 50
+_BETWEEN_PRICES = 2
 _PENALTY = 1.0
 
 
@@ -110,8 +111,10 @@ class _Solver:
         left = torch.arange(n, device=device)
         done = 0
         while len(left):
-            for _ in range(_BETWEEN_CHECKS):
+            for step in range(_BETWEEN_CHECKS):
                 self._iterate()
+                if self.bounded and (step + 1) % _BETWEEN_PRICES == 0:
+                    self.price = self._prices(self.moves.image(self.m))
             done += _BETWEEN_CHECKS
             found, found_gap = self._answer()
             iterations[left] = done
@@ -147,14 +150,14 @@ class _Solver:
         """A point of each ball within the bounds, and the bound on its squared distance from the projection."""
         moves, m = self.moves, self.m
         if self.bounded:
-            self.price = self._prices(moves.image(m))
             m = moves.take_back(m, self.low, self.high)
         z = moves.image(m)
         multiplier = torch.zeros(len(z), dtype=z.dtype) if self.multiplier is None else self.multiplier / self.step
         over = self.price.clamp(min=0)
         gap = moves.gap(m, self.v - z - over, multiplier)
         if self.bounded:
-            gap = gap + total(torch.where(over > 0, over * (self.high - z), 0.0))
+            gap = gap + total(torch.where(over > 0, over * (self.high - z).clamp(min=0), 0.0))
+            z = torch.minimum(torch.maximum(z, self.low), self.high)
         return z, gap
 
     def _select(self, index: Tensor) -> None:
