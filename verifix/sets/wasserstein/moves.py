@@ -16,6 +16,7 @@ from verifix.kernels.transport_project import plan_gradient, plan_image, project
 from verifix.kernels.transport_project_reference import inside_image, window_of
 
 _SWEEPS = 200
+_GENTLE = 30
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -116,13 +117,13 @@ class Plans:
 
     def take_back(self, m: Tensor, low: Tensor, high: Tensor) -> Tensor:
         center, unit = len(self.cost) // 2, _rounding(self.x)
-        for _ in range(_SWEEPS):
+        for sweep in range(_SWEEPS):
             z = plan_image(m)
             excess = (z - high).clamp(min=0)
             if not bool((excess > unit).any()):
                 return m
             arriving = (z - m[:, :, center]).clamp(min=torch.finfo(z.dtype).tiny)
-            share = (excess * (1 + 1e-9) / arriving).clamp(max=1)
+            share = (excess * _insistence(sweep) / arriving).clamp(max=1)
             back = m * plan_gradient(share, self.window)
             back[:, :, center] = 0
             m = m - back
@@ -193,7 +194,7 @@ class Flows:
 
     def take_back(self, m: Tensor, low: Tensor, high: Tensor) -> Tensor:
         unit = _rounding(self.x)
-        for _ in range(_SWEEPS):
+        for sweep in range(_SWEEPS):
             z = self.image(m)
             lacking, excess = (low - z).clamp(min=0), (z - high).clamp(min=0)
             if not bool(((lacking > unit) | (excess > unit)).any()):
@@ -202,8 +203,8 @@ class Flows:
             leaving = forth.sum(1) + pad(back[:, 0], (1, 0))[..., :-1] + pad(back[:, 1], (0, 0, 1, 0))[..., :-1, :]
             arriving = back.sum(1) + pad(forth[:, 0], (1, 0))[..., :-1] + pad(forth[:, 1], (0, 0, 1, 0))[..., :-1, :]
             least = torch.finfo(z.dtype).tiny
-            out = (lacking * (1 + 1e-9) / leaving.clamp(min=least)).clamp(max=1)
-            into = (excess * (1 + 1e-9) / arriving.clamp(min=least)).clamp(max=1)
+            out = (lacking * _insistence(sweep) / leaving.clamp(min=least)).clamp(max=1)
+            into = (excess * _insistence(sweep) / arriving.clamp(min=least)).clamp(max=1)
             forth = forth * (1 - torch.maximum(out[:, None], self._ahead(into)))
             back = back * (1 - torch.maximum(into[:, None], self._ahead(out)))
             m = forth - back
@@ -223,6 +224,15 @@ class Flows:
 def _rounding(x: Tensor) -> Tensor:
     """By how much a sum of moves may miss a bound, ``(n, 1, 1, 1)``."""
     return broadcast(x.flatten(1).amax(1), x) * 2.0**-46
+
+
+def _insistence(sweep: int) -> float:
+    """How many times what is beyond a bound is taken back.
+
+    Once at first; but what is taken back here may put another pixel beyond its own bound, and chains of these never end
+    where each gives way exactly. So more and more, in the end all there is.
+    """
+    return (1 + 1e-9) * 2.0 ** max(0, sweep - _GENTLE)
 
 
 def _lipschitz(g: Tensor, slope: Tensor) -> Tensor:
