@@ -2,6 +2,17 @@
 
 from verifix.sets.wasserstein.ball import WassersteinBall
 from verifix.sets.wasserstein.ground import GROUNDS, Ground
+from verifix.sets.wasserstein.plans import PlanReport, check_plan
+from verifix.sets.wasserstein.projection import Projection, nearest
 from verifix.sets.wasserstein.threat import Wasserstein
 
-__all__ = ["GROUNDS", "Ground", "Wasserstein", "WassersteinBall"]
+__all__ = [
+    "GROUNDS",
+    "Ground",
+    "PlanReport",
+    "Projection",
+    "Wasserstein",
+    "WassersteinBall",
+    "check_plan",
+    "nearest",
+]
