@@ -35,6 +35,9 @@ def stepped(name: str, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x = x.float().requires_grad_()
     (g,) = torch.autograd.grad(torch.nn.functional.cross_entropy(case.model(x), y), x)
     x = x.detach()
+    if name == "cifar":  # back to pixel values, of which its inputs are a function
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (cases.CIFAR_MEAN, cases.CIFAR_STD))
+        x, g = (x * std + mean).clamp(0, 1), g / std
     return x, g, x + 0.1 * g.sign(), EPS * x.double().sum((1, 2, 3))
 
 
@@ -66,11 +69,12 @@ def test_projected_sinkhorn(benchmark: BenchmarkFixture, name: str, count: int) 
     if QUICK and count == 1:
         pytest.skip("a full run measures this")
     peer, regularisation, images = authors_sinkhorn(), 1000.0, 100
+    tolerance = {"mnist": 1e-4, "cifar": 1e-6}[name]  # the package stops by the batch, and late on these images
     x, _, w, budget = stepped(name, images)
     mass = x.sum((1, 2, 3), keepdim=True)
     cost, eps = peer.wasserstein_cost(x, p=1, kernel_size=WINDOW), x.new_full((images,), EPS)
     sides = {
-        "verifix": lambda _: projected_sinkhorn(x, w, COST, budget, regularisation=regularisation, tolerance=1e-4),
+        "verifix": lambda _: projected_sinkhorn(x, w, COST, budget, regularisation=regularisation, tolerance=tolerance),
         _PEER: lambda _: peer.projected_sinkhorn(x / mass, w / mass, cost, eps, regularisation, maxiters=400) * mass,
     }
     with threads(count):
@@ -80,8 +84,9 @@ def test_projected_sinkhorn(benchmark: BenchmarkFixture, name: str, count: int) 
             for side, z in (("verifix", found.z), (_PEER, sides[_PEER](0)))
         }
         assert bool(found.converged.all()) and bool((found.plan_cost <= budget).all())
-        assert residuals["verifix"].max() <= residuals[_PEER].max()
-        assert residuals["verifix"].mean() <= residuals[_PEER].mean()
+        rounding = 4 * torch.finfo(torch.float32).eps  # of z itself, on either side
+        assert residuals["verifix"].max() <= residuals[_PEER].max().clamp(min=rounding)
+        assert residuals["verifix"].mean() <= residuals[_PEER].mean().clamp(min=rounding)
         sweeps, pixels = float(found.sweeps.double().mean()), x[0].numel()
         case = {
             "table": "projected Sinkhorn",
