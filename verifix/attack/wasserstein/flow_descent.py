@@ -52,7 +52,7 @@ class FlowPGD(MovesPGD):
 
     transports: ClassVar[tuple[str, ...]] = ("flow",)
 
-    step_size: float = 0.3
+    step_size: float = 1.0
     final_step: float = 1.0
     rounds: int = 10
 

@@ -17,6 +17,7 @@ from verifix.attack.wasserstein.plan_descent import gains, report, staying
 from verifix.attack.wasserstein.view import INSIDE, WassersteinAttack, ball_of, ceiling, shown, useful
 from verifix.kernels.transport_linear import linear_maximiser
 from verifix.sets import WassersteinBall
+from verifix.sets.wasserstein.ground import window_cost
 
 Rule = Literal["open-loop", "line-search"]
 RULES: tuple[Rule, ...] = ("open-loop", "line-search")
@@ -58,7 +59,7 @@ class FrankWolfe(WassersteinAttack):
     rule: Rule = "open-loop"
     loss: Loss = "cross-entropy"
     rounds: int = 30
-    distance: float = 3.0
+    distance: float = 10.0
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, 1)
@@ -107,5 +108,6 @@ class FrankWolfe(WassersteinAttack):
 def farthest(ball: WassersteinBall, slope: Tensor) -> Costed:
     """The points of balanced balls that are farthest along ``slope``, ``(n, C, H, W)`` float64."""
     which = torch.arange(len(ball), device=slope.device)
-    z, _, spent = linear_maximiser(ball.center.double(), slope, which, ball.cost, INSIDE * ball.budget)
+    cost = window_cost(ball.threat.ground, ball.threat.window or 1)  # on the CPU: no device has to be waited for
+    z, _, spent = linear_maximiser(ball.center.double(), slope, which, cost, INSIDE * ball.budget)
     return Costed(z, spent)
