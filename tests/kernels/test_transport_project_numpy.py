@@ -105,7 +105,7 @@ shapes = st.tuples(
     st.integers(0, 3), st.integers(1, 2), st.sampled_from([1, 3, 5, 7, 9]), st.integers(1, 6), st.integers(1, 20)
 )
 budgets = st.sampled_from([0.0, 1e-9, 0.01, 0.3, 1.0, 50.0, np.inf])
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @quick
