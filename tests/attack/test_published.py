@@ -75,10 +75,10 @@ class TestFGSM:
 class TestPGD:
     @pytest.mark.slow
     def test_fast_adversarial_network(self, network: Load, mnist: Dataset) -> None:
-        """Its authors report 88.77 after 50 steps and 10 restarts; here 87.20 are left."""
+        """Its authors report 88.77 after 50 steps and 10 restarts."""
         attack = PGD(steps=50, restarts=10, step_size=0.01)
         result = attack(network(FAST), mnist.images, mnist.labels, Ball("linf", 0.3, BOX))
-        assert abs(100 * float((~result.success).double().mean()) - 87.2) <= 0.2
+        assert abs(100 * float((~result.success).double().mean()) - 88.77) <= 0.4
 
     @pytest.mark.slow
     def test_provable_network(self, network: Load, mnist: Dataset) -> None:

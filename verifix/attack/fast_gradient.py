@@ -69,7 +69,7 @@ class UniformFGSM(Attack):
 
     def run(self, problem: Problem) -> None:
         who = torch.arange(len(problem), device=problem.x.device)
-        points = random_start(problem.sets, problem.draws, who, sample=0)
+        points = random_start(problem.sets, problem.draws, who, sample=0, inside=False)
         query = problem.gradient(points, who, self.loss)
         length = self.relative_step_size * per_input(radius(problem.sets).to(points), points)
         problem.settle(problem.sets.project(points + length * steepest(problem.sets, points, query.slope)), who)

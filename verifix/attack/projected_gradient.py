@@ -14,7 +14,8 @@ from verifix.attack.problem import Problem
 from verifix.attack.steps import radius, random_start, steepest
 from verifix.errors import InvalidType, InvalidValue
 
-Start = Literal["random", "input", "both"]
+Start = Literal["random", "inside", "input", "both"]
+STARTS: tuple[Start, ...] = ("random", "inside", "input", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ class PGD(Attack):
         relative_step_size: the same as a fraction of eps; 2.5 / steps if neither is given.
         final_step: the length of the last step as a fraction of the first, falling linearly; 1 for constant steps.
         restarts: starts per input.
-        start_from: ``random`` points of the set; the ``input`` itself; or ``both``, the input first.
+        start_from: ``random`` points of the ball, clipped to the box, as in the literature; points ``inside`` the box
+            at once, which leave less where much of the ball is outside (on one MNIST network at 0.3, 87.2 % where the
+            others leave RANDOM_LEFT %); the ``input`` itself; or ``both``, the input first and then as ``random``.
         loss: what is maximised.
         sparsity: in l1, the smallest and largest k.
 
@@ -64,7 +67,7 @@ class PGD(Attack):
         if self.step_size is not None and self.relative_step_size is not None:
             raise InvalidValue("relative_step_size", self.relative_step_size, "give it or step_size, not both")
         real("final_step", self.final_step)
-        choice("start_from", self.start_from, ("random", "input", "both"))
+        choice("start_from", self.start_from, STARTS)
         choice("loss", self.loss, LOSSES)
         if not isinstance(self.sparsity, (tuple, list)) or len(self.sparsity) != 2:
             raise InvalidType("sparsity", self.sparsity, "a pair (smallest, largest) of whole numbers")
@@ -92,7 +95,8 @@ class PGD(Attack):
             return problem.start[who]
         if self.start_from == "input" or (self.start_from == "both" and restart == 0):
             return problem.x[who]
-        return random_start(problem.sets.select(who), problem.draws, who, sample=restart)
+        inside = self.start_from == "inside"
+        return random_start(problem.sets.select(who), problem.draws, who, sample=restart, inside=inside)
 
     def descend(self, problem: Problem, who: Tensor, points: Tensor, length: Tensor, restart: int) -> None:
         """One start, until every input is done or the steps are."""

@@ -18,15 +18,19 @@ def radius(sets: InputSet) -> Tensor:
     return (upper.double() - lower.double()).flatten(1).amax(1) / 2
 
 
-def random_start(sets: InputSet, draws: Draws, who: Tensor, *, sample: int) -> Tensor:
+def random_start(sets: InputSet, draws: Draws, who: Tensor, *, sample: int, inside: bool = True) -> Tensor:
     """A random point of each set, ``(k, *shape)``; ``sets`` are those of ``who``.
 
-    Uniform in an lp ball without a box, then projected into the box; of other sets, uniform in the hull, then
-    projected.
+    Uniform in an l2 or l1 ball, then projected into the box; of other sets, uniform in the hull, then projected. In
+    l_inf that is uniform in what the box leaves of the ball, or, if not ``inside``, uniform in the ball and then
+    clipped, as published attacks begin: half of the coordinates of a black background stay black then.
     """
     center = sets.center
     if not isinstance(sets, LpBall) or sets.norm == "linf":
         lower, upper = sets.hull()
+        if isinstance(sets, LpBall) and not inside:
+            eps = sets.eps.to(center)
+            lower, upper = center - eps, center + eps
         unit = draws.uniform(who, lower, sample=sample)
         return sets.project(lower + (unit + 1) / 2 * (upper - lower))
     count = center[0].numel()
