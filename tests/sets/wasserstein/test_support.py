@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -54,6 +55,16 @@ def test_balanced(seed: int, threat: Wasserstein) -> None:
         assert float(upper[i]) == pytest.approx(wanted, abs=1e-8)
         assert float(value[i]) == pytest.approx(wanted, abs=1e-8)
     torch.testing.assert_close(z.sum((2, 3)), x.sum((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [LOCAL, FLOW])
+@pytest.mark.parametrize("quanta", [0.36, 1.4, 1e3 + 0.4])
+def test_budgets_below_the_normal_range_are_not_rounded_down(kind: dict[str, object], quanta: float) -> None:
+    """All that may move is ``eps`` times a mass of subnormal size, a product that rounds by up to half of itself."""
+    x = torch.tensor([[[[2.0**-1060, 0.0]]]], dtype=torch.float64)
+    g = torch.tensor([[[[0.0, 2.0**800]]]], dtype=torch.float64)
+    upper = Wasserstein(quanta * 2.0**-14, **kind).support(x, g)  # type: ignore[arg-type]
+    assert Fraction(float(upper)) >= Fraction(quanta) * Fraction(2) ** -1074 * 2**800
 
 
 @given(st.integers(0, 2**32), threats("balanced-box"))

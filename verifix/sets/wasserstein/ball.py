@@ -75,7 +75,8 @@ class WassersteinBall(InputSet):
     @property
     def budget_above(self) -> Tensor:
         """At least the budget in real arithmetic: what bounds are computed with."""
-        return self.budget * _ABOVE
+        # a product below the normal range is not rounded relative to its size
+        return torch.where(self.eps > 0, self.budget * _ABOVE + torch.finfo(torch.float64).tiny, 0.0)
 
     @property
     def reach(self) -> Tensor:
