@@ -171,6 +171,15 @@ class TestWorstCase:
         found = evaluate(lambda x: x, x, each, ball, [FGSM(loss="margin"), PGD(loss="margin")])
         assert torch.equal(found.robust, x.amax(1) - 0.2 - 0.5 >= 0)
 
+    def test_whole_numbers_as_answers(self) -> None:
+        """Votes, say: no gradient, and nothing that says so otherwise."""
+        x, y = inputs()
+        with pytest.warns(UserWarning, match="gradient of an attack was zero"):
+            found = evaluate(
+                lambda x: torch.nn.functional.one_hot(x.argmax(1)), x, y, Ball("linf", 0.01), [PGD(steps=3)]
+            )
+        assert not found.robust.any() and found.undecided.any()
+
     def test_unions(self) -> None:
         x, y = inputs()
         both = Union(Ball("linf", 0.05, (0, 1)), Ball("l2", 0.12, (0, 1)))

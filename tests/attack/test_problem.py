@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from verifix.attack import PGD, Untargeted
+from verifix.attack import PGD, Attack, DeepFool, Square, Untargeted
 from verifix.attack.draws import Draws
 from verifix.attack.problem import Problem, evaluating
 from verifix.errors import InvalidType, InvalidValue
@@ -208,6 +208,34 @@ class TestCall:
             "attack": "PGD", "steps": 7, "step_size": None, "relative_step_size": None, "final_step": 1.0,
             "restarts": 1, "start_from": "random", "loss": "cross-entropy", "sparsity": (5, 20),
         }  # fmt: skip
+
+
+class WritesIntoItsInput(nn.Module):
+    """As networks that begin by normalising in place do."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return points.mul_(2).sub_(1)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(steps=5), Square(queries=20), DeepFool(steps=3)], ids=lambda a: type(a).__name__
+)
+def test_a_model_that_writes_into_its_input(attack: Attack) -> None:
+    x = X.clone()
+    result = attack(WritesIntoItsInput(), x, Y, Ball("linf", 0.2, box=(0, 1)))
+    assert torch.equal(x, X)
+    expected = attack(lambda points: 2 * points - 1, x, Y, Ball("linf", 0.2, box=(0, 1)))
+    assert torch.equal(result.examples, expected.examples)
+    assert result.success.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=5, start_from="input"), DeepFool()], ids=lambda a: type(a).__name__)
+def test_inference_mode(attack: Attack) -> None:
+    with torch.inference_mode():
+        inside = attack(identity, X.clone(), Y.clone(), Ball("linf", 0.2, box=(0, 1)))
+    outside = attack(identity, X, Y, Ball("linf", 0.2, box=(0, 1)))
+    assert torch.equal(inside.examples, outside.examples) and not inside.no_gradient.any()
+    assert not inside.examples.is_inference()
 
 
 def test_modes_come_back_module_by_module() -> None:

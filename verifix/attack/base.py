@@ -70,7 +70,7 @@ class Attack(ABC):
         if start is not None and (not isinstance(start, Tensor) or start.shape != x.shape):
             raise InvalidValue("start", start, f"must be a tensor of the inputs' shape {tuple(x.shape)}")
         parts = []
-        with torch.no_grad(), evaluating(model), plain_arithmetic():
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model), plain_arithmetic():
             criterion.check(len(x), _classes(model, x))
             draws = Draws(seed, x)
             self.check(sets)
@@ -138,7 +138,7 @@ def per_input(values: Tensor, like: Tensor) -> Tensor:
 def _classes(model: Classifier, x: Tensor) -> int:
     """How many classes a model has; it is asked about one input."""
     with torch.no_grad():
-        logits = model(x[:1].detach() if len(x) else x.new_zeros(1, *x.shape[1:]))
+        logits = model(x[:1].detach().clone() if len(x) else x.new_zeros(1, *x.shape[1:]))
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InvalidValue("model", f"output {shape}", "must return logits (n, classes)")

@@ -109,7 +109,7 @@ def behaviour(model: Classifier, x: Tensor, batch: int) -> tuple[Tensor, dict[st
     answers, probable, random, mixing = [], [], [], []
     with torch.no_grad():
         for part in x.detach().split(batch):
-            first, again = model(part.clone()), model(part.clone())
+            first, again = _ask(model, part), _ask(model, part)
             answers.append(first)
             probable.append(torch.stack([first.new_tensor(looks_like_probabilities(row[None])) for row in first]) > 0)
             random.append(_differ(first, again))
@@ -138,6 +138,11 @@ def check_gradients(
     return signs
 
 
+def _ask(model: Classifier, points: Tensor) -> Tensor:
+    answers = model(points.clone())
+    return answers if answers.is_floating_point() else answers.float()
+
+
 def _differ(one: Tensor, other: Tensor) -> Tensor:
     """Whether answers ``(n, classes)`` differ by more than sums in another order may, ``(n,)``; NaN equals NaN."""
     tolerance = torch.finfo(one.dtype).eps ** 0.5 * one.abs().amax(1, keepdim=True).clamp(min=1e-30)
@@ -153,5 +158,5 @@ def _apart(model: Classifier, half: Tensor) -> Tensor:
     """What the model says of some inputs in a batch of another make: each half of the batch is with itself, and a
     single input with one of zeros."""
     if len(half) > 1:
-        return model(half.clone())
-    return model(torch.cat([half, torch.zeros_like(half)]))[:1]
+        return _ask(model, half)
+    return _ask(model, torch.cat([half, torch.zeros_like(half)]))[:1]

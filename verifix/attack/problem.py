@@ -136,7 +136,7 @@ class Problem:
         scale at which nothing underflows: the usual cross-entropy of a confident network leaves the label's part out,
         and steps along what remains are far weaker (``docs/attacks.md``). ``plain`` computes it like everybody else.
         """
-        leaf = points.detach().requires_grad_(True)
+        leaf = points.detach().clone().requires_grad_(True)  # inference tensors cannot
         with torch.enable_grad():
             logits = self._run(leaf, who)
             answers = (logits if plain else logits.double()).detach().requires_grad_(True)
@@ -151,7 +151,7 @@ class Problem:
 
     def differentiate(self, points: Tensor, who: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Query:
         """The same for a loss of the attack's own, ``loss(logits, points) -> (k,)``, to be maximised."""
-        leaf = points.detach().requires_grad_(True)
+        leaf = points.detach().clone().requires_grad_(True)  # inference tensors cannot
         with torch.enable_grad():
             logits = self._run(leaf, who)
             value = loss(logits, leaf)
@@ -164,7 +164,7 @@ class Problem:
 
         Returns the query, the values ``(k, r)`` and their gradients ``(k, r, *shape)``.
         """
-        leaf = points.detach().requires_grad_(True)
+        leaf = points.detach().clone().requires_grad_(True)  # inference tensors cannot
         with torch.enable_grad():
             logits = self._run(leaf, who)
             values = forms(logits)
@@ -220,7 +220,7 @@ class Problem:
 
     def _run(self, points: Tensor, who: Tensor) -> Tensor:
         self.forwards.index_add_(0, who, torch.ones_like(who))
-        logits = self.model(points)
+        logits = self.model(points.clone())  # models may write into what they are given
         if logits.dim() != 2 or len(logits) != len(points):
             shape = f"answers of shape {tuple(logits.shape)} for {len(points)} inputs"
             raise InvalidValue("model", shape, "must return logits (n, classes)")
