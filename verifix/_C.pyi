@@ -104,6 +104,21 @@ def projected_sinkhorn(
     threads: int,
     isa: str,
 ) -> None: ...
+def conjugate_sinkhorn(
+    *,
+    x: int,
+    g: int,
+    cost: int,
+    budget: int,
+    shape: list[int],
+    rule: list[float],
+    max_sweeps: int,
+    z: int,
+    numbers: list[int],
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
 def config() -> Config: ...
 
 class _Steps:

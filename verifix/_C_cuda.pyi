@@ -97,6 +97,21 @@ def projected_sinkhorn(
     workspace: int,
     stream: int,
 ) -> None: ...
+def conjugate_sinkhorn(
+    *,
+    x: int,
+    g: int,
+    cost: int,
+    budget: int,
+    shape: list[int],
+    rule: list[float],
+    max_sweeps: int,
+    z: int,
+    numbers: list[int],
+    dtype: str,
+    workspace: int,
+    stream: int,
+) -> None: ...
 def sinkhorn_workspace(shape: list[int]) -> int: ...
 def config() -> Config: ...
 

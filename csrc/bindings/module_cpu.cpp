@@ -89,6 +89,10 @@ struct CpuSinkhorn {
     static void projected(const Sinkhorn<T>& job, int threads, const std::string& isa) {
         projected_sinkhorn_cpu(job, threads, isa_named(isa));
     }
+    template <class T>
+    static void conjugate(const ConjugateSinkhorn<T>& job, int threads, const std::string& isa) {
+        conjugate_sinkhorn_cpu(job, threads, isa_named(isa));
+    }
 };
 
 py::dict config() {

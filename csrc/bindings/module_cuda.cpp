@@ -90,6 +90,10 @@ struct CudaSinkhorn {
     static void projected(const Sinkhorn<T>& job, std::uintptr_t workspace, std::uintptr_t stream) {
         projected_sinkhorn_cuda(job, reinterpret_cast<void*>(workspace), reinterpret_cast<void*>(stream));
     }
+    template <class T>
+    static void conjugate(const ConjugateSinkhorn<T>& job, std::uintptr_t workspace, std::uintptr_t stream) {
+        conjugate_sinkhorn_cuda(job, reinterpret_cast<void*>(workspace), reinterpret_cast<void*>(stream));
+    }
 };
 
 py::dict config() {

@@ -4,48 +4,6 @@
 // and then column (lambda times what arrives, but for the factor v), and moments (of the cost, over the channels since
 // begin).
 
-template <class T>
-struct Vectors;
-template <>
-struct Vectors<float> {
-    typedef float V __attribute__((vector_size(VERIFIX_VECTOR_BYTES)));
-};
-template <>
-struct Vectors<double> {
-    typedef double V __attribute__((vector_size(VERIFIX_VECTOR_BYTES)));
-};
-
-template <class T>
-VERIFIX_INLINE typename Vectors<T>::V load(const T* from) {
-    typename Vectors<T>::V value;
-    memcpy(&value, from, sizeof value);
-    return value;
-}
-
-template <class T>
-VERIFIX_INLINE void store(T* to, typename Vectors<T>::V value) {
-    memcpy(to, &value, sizeof value);
-}
-
-template <class T>
-constexpr int64_t width = VERIFIX_VECTOR_BYTES / sizeof(T);  // of a vector
-template <class T>
-constexpr int64_t parts = sinkhorn_lanes / width<T>;  // vectors of a block
-
-// Sums of blocks, lane by lane, and in the end of lanes in their order.
-template <class T>
-struct Sum {
-    typename Vectors<T>::V part[parts<T>] = {};
-
-    double total() const {
-        T lanes[sinkhorn_lanes];
-        memcpy(lanes, part, sizeof lanes);
-        double sum = 0;
-        for (const T lane : lanes) sum += static_cast<double>(lane);
-        return sum;
-    }
-};
-
 // Calls body(row, column, part) for the vectors of each row of a plane: where the row begins, and the vector in it.
 template <class T, class Body>
 VERIFIX_INLINE void each_vector(const SinkhornLayout& layout, const Body& body) {

@@ -2,6 +2,7 @@
 // The state is in shared memory where it fits.
 #include <cuda_runtime.h>
 
+#include "conjugate_sinkhorn_block.h"
 #include "sinkhorn_block.h"
 #include "verifix/sinkhorn.h"
 
@@ -55,6 +56,17 @@ __global__ void __launch_bounds__(threads)
     }
 }
 
+template <class T>
+__global__ void __launch_bounds__(threads)
+    conjugate_kernel(ConjugateSinkhorn<T> job, double* memory, std::int64_t elements) {
+    __shared__ double partial[2 * warps];
+    const CudaBlock block(partial);
+    for (std::int64_t image = blockIdx.x; image < job.shape.images; image += gridDim.x) {
+        sinkhorn_block::maximise(job, image, block, memory + blockIdx.x * elements);
+        __syncthreads();
+    }
+}
+
 void check(cudaError_t error, const char* what) {
     if (error != cudaSuccess) {
         throw std::runtime_error(std::string("sinkhorn: ") + what + " failed: " + cudaGetErrorString(error));
@@ -86,7 +98,19 @@ void projected_sinkhorn_cuda(const Sinkhorn<T>& job, void* workspace, void* stre
     check(cudaGetLastError(), "the launch");
 }
 
+template <class T>
+void conjugate_sinkhorn_cuda(const ConjugateSinkhorn<T>& job, void* workspace, void* stream) {
+    if (!check_sinkhorn(job, false)) return;
+    if (workspace == nullptr) throw std::invalid_argument("sinkhorn: workspace is a null pointer");
+    const std::int64_t blocks = sinkhorn_block::blocks(job.shape), elements = sinkhorn_block::elements(job.shape);
+    conjugate_kernel<T><<<static_cast<unsigned>(blocks), threads, 0, static_cast<cudaStream_t>(stream)>>>(
+        job, static_cast<double*>(workspace), elements);
+    check(cudaGetLastError(), "the launch");
+}
+
 template void projected_sinkhorn_cuda(const Sinkhorn<float>&, void*, void*);
 template void projected_sinkhorn_cuda(const Sinkhorn<double>&, void*, void*);
+template void conjugate_sinkhorn_cuda(const ConjugateSinkhorn<float>&, void*, void*);
+template void conjugate_sinkhorn_cuda(const ConjugateSinkhorn<double>&, void*, void*);
 
 }  // namespace verifix

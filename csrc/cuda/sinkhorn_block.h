@@ -241,6 +241,29 @@ VERIFIX_INLINE void write_numbers(const Sinkhorn<T>& job, int64_t image, double 
     job.converged[image] = converged;
 }
 
+// The mass of an image, and whether it, what belongs to it, and the costs of the window can be used.
+struct Look {
+    double mass;
+    bool usable;
+};
+
+template <class T, class Block>
+VERIFIX_SINKHORN_MEMBER Look look_at(const Block& block, const T* x, const T* w, int64_t size, const double* costs,
+                                     int64_t window) {
+    double found[2], bad_costs[1];
+    block.sums(size, found, [&](int64_t i, double* sum) {
+        const double source = static_cast<double>(x[i]), difference = static_cast<double>(w[i]) - source;
+        sum[0] += source;
+        sum[1] += source >= 0 && difference - difference == 0 ? 0 : 1;
+    });
+    const int64_t offsets = window * window;
+    block.sums(offsets, bad_costs, [&](int64_t d, double* sum) {
+        const double cost = costs[d];
+        sum[0] += d == offsets / 2 ? cost != 0 : !(cost > 0 && cost - cost == 0);
+    });
+    return {found[0], found[1] == 0 && bad_costs[0] == 0 && found[0] - found[0] == 0};
+}
+
 // In the type of the images as far as its range goes, else in double; points are made in double. `memory` is that of the
 // type of the images, and may be null where it is double.
 template <class T, class Block>
@@ -249,19 +272,10 @@ VERIFIX_INLINE void project(const Sinkhorn<T>& job, int64_t image, const Block& 
     const T *const x = job.x + first, *const w = job.w + first;
     T* const z = job.z + first;
     const double budget = job.budget[image];
-    double found[2], bad_costs[1], far[1];
-    block.sums(size, found, [&](int64_t i, double* sum) {
-        const double source = static_cast<double>(x[i]), difference = static_cast<double>(w[i]) - source;
-        sum[0] += source;
-        sum[1] += source >= 0 && difference - difference == 0 ? 0 : 1;
-    });
-    const int64_t offsets = job.shape.window * job.shape.window;
-    block.sums(offsets, bad_costs, [&](int64_t d, double* sum) {
-        const double cost = job.cost[d];
-        sum[0] += d == offsets / 2 ? cost != 0 : !(cost > 0 && cost - cost == 0);
-    });
-    const double mass = found[0];
-    if (!(found[1] == 0 && bad_costs[0] == 0 && mass - mass == 0 && budget >= 0 && budget - budget == 0)) {
+    const Look look = look_at(block, x, w, size, job.cost, job.shape.window);
+    const double mass = look.mass;
+    double far[1];
+    if (!look.usable || !(budget >= 0 && budget - budget == 0)) {
         block.each(size, [&](int64_t i) { z[i] = static_cast<T>(NAN); });
         block.each(1, [&](int64_t) { write_numbers(job, image, NAN, NAN, NAN, 0, false); });
         return;

@@ -1,8 +1,9 @@
-// The CUDA code of projected Sinkhorn, run on the host: the same functions, with loops in place of threads, under the
+// The CUDA code of projected and conjugate Sinkhorn, run on the host: the same functions, with loops in place of threads, under the
 // bindings of the module. The "stream" is the order of the items: 0 for first to last, 1 for last to first.
 #include <pybind11/pybind11.h>
 
 #include "bindings/sinkhorn.h"
+#include "cuda/conjugate_sinkhorn_block.h"
 #include "cuda/sinkhorn_block.h"
 
 using namespace verifix;
@@ -42,6 +43,15 @@ struct HostSinkhorn {
         T* const narrow = reinterpret_cast<T*>(wide + sinkhorn_block::elements(job.shape));
         for (std::int64_t image = 0; image < job.shape.images; ++image) {
             sinkhorn_block::project(job, image, loops, narrow, wide);
+        }
+    }
+
+    template <class T>
+    static void conjugate(const ConjugateSinkhorn<T>& job, std::uintptr_t workspace, std::uintptr_t stream) {
+        if (!check_sinkhorn(job, false)) return;
+        const Loops loops(stream != 0);
+        for (std::int64_t image = 0; image < job.shape.images; ++image) {
+            sinkhorn_block::maximise(job, image, loops, reinterpret_cast<double*>(workspace));
         }
     }
 };

@@ -24,29 +24,46 @@ class Native:
         module = native.module_or_none(self.library)
         if module is None:
             return sinkhorn_reference.projected_sinkhorn(x, w, cost, budget, rule)
-        x, w, cost, budget = x.contiguous(), w.contiguous(), cost.contiguous(), budget.contiguous()
-        z, *numbers = outputs(x, 3)
-        shape = [*x.shape, math.isqrt(len(cost))]
-        with _device(x, module, shape) as where:
-            module.projected_sinkhorn(
-                x=x.data_ptr(),
-                w=w.data_ptr(),
-                cost=cost.data_ptr(),
-                budget=budget.data_ptr(),
-                shape=shape,
-                rule=[rule.regularisation, rule.tolerance, rule.relaxation, rule.momentum],
-                max_sweeps=rule.max_sweeps,
-                z=z.data_ptr(),
-                numbers=[number.data_ptr() for number in numbers],
-                dtype=str(x.dtype).removeprefix("torch."),
-                **where,
-            )
-        return z, *numbers
+        numbers = [rule.regularisation, rule.tolerance, rule.relaxation, rule.momentum]
+        return _run(module, "projected_sinkhorn", 3, numbers, rule.max_sweeps, x=x, w=w, cost=cost, budget=budget)
 
-    @staticmethod
-    def conjugate_sinkhorn(*arguments: Any) -> tuple[Tensor, ...]:
-        """In plain torch on every device: it is there to be compared with, see docs/wasserstein-sinkhorn.md."""
-        return sinkhorn_reference.conjugate_sinkhorn(*arguments)
+    def conjugate_sinkhorn(
+        self,
+        x: Tensor,
+        g: Tensor,
+        cost: Tensor,
+        budget: Tensor,
+        regularisation: float,
+        tolerance: float,
+        max_sweeps: int,
+    ) -> tuple[Tensor, ...]:
+        module = native.module_or_none(self.library)
+        if module is None:
+            return sinkhorn_reference.conjugate_sinkhorn(x, g, cost, budget, regularisation, tolerance, max_sweeps)
+        numbers = [regularisation, tolerance]
+        return _run(module, "conjugate_sinkhorn", 4, numbers, max_sweeps, x=x, g=g, cost=cost, budget=budget)
+
+
+def _run(
+    module: Any, name: str, facts: int, rule: list[float], max_sweeps: int, **tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """One function of a module, on tensors by name; what it finds."""
+    tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    x = tensors["x"]
+    z, *numbers = outputs(x, facts)
+    shape = [*x.shape, math.isqrt(len(tensors["cost"]))]
+    with _device(x, module, shape) as where:
+        getattr(module, name)(
+            **{key: tensor.data_ptr() for key, tensor in tensors.items()},
+            shape=shape,
+            rule=rule,
+            max_sweeps=max_sweeps,
+            z=z.data_ptr(),
+            numbers=[number.data_ptr() for number in numbers],
+            dtype=str(x.dtype).removeprefix("torch."),
+            **where,
+        )
+    return z, *numbers
 
 
 def outputs(x: Tensor, facts: int) -> tuple[Tensor, ...]:

@@ -17,6 +17,7 @@ CERTAIN = 1 - 2.0**-40
 _LARGEST = 490 * math.log(2)  # of |beta|: exponentials and their products stay in the range of float64
 _STEP = 40.0  # what the multiplier may grow by at once
 _TINY = 1e-300
+_UNDERFLOW = 2.0**-1000  # more than a product that underflows loses, in every mode of the processor
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def conjugate_sinkhorn(
             facts[:4, i] = math.nan
         elif mass == 0 or radius == 0:
             value = float((form * source).sum())
-            slack = 4 * source.numel() * 2.0**-52 * float((form * source).abs().sum())
+            size = 4 * 2.0**-52 * float((form * source).abs().sum()) + (_UNDERFLOW if mass > 0 else 0)
+            slack = source.numel() * size
             facts[:, i] = torch.tensor([value, value + slack, 0.0, 0.0, 1.0], dtype=torch.float64)
         else:
             one = _Conjugate(source, form, cost.cpu(), radius, mass, regularisation)
@@ -240,7 +242,7 @@ class _Conjugate:
         price = multiplier / self.regularisation
         best = (self.around - price * self.cost).amax(0)
         terms = self.x * best
-        # Each term is off by 3 roundings, and a sum of so many by less than as many of the sum of sizes.
+        # Each term is off by 3 roundings, and a sum of so many by less than as many of the sum of sizes; 2^-52 is two.
         count = self.x.numel() + 8
         size = float((self.x * (self.g.abs().max() + price * self.cost.max())).sum()) + price * self.budget
-        return price * self.budget + float(terms.sum()) + count * 2.0**-52 * size
+        return price * self.budget + float(terms.sum()) + count * (2.0**-52 * size + _UNDERFLOW)

@@ -1,4 +1,4 @@
-// The arguments of projected Sinkhorn. Plain C types only: kernels of every instruction set include this.
+// The arguments of projected and of conjugate Sinkhorn. Plain C types only: kernels of every instruction set include this.
 #pragma once
 
 #include <stdint.h>
@@ -24,6 +24,20 @@ struct Sinkhorn {
     const double *cost, *budget;
     T* z;
     double *column_residual, *plan_cost, *multiplier;
+    int64_t* sweeps;
+    bool* converged;
+};
+
+// Of each image: x and g to z, and the numbers of verifix/kernels/sinkhorn.py.
+template <class T>
+struct ConjugateSinkhorn {
+    SinkhornShape shape;
+    double regularisation, tolerance;
+    int64_t max_sweeps;
+    const T *x, *g;
+    const double *cost, *budget;
+    T* z;
+    double *value, *upper, *plan_cost, *multiplier;
     int64_t* sweeps;
     bool* converged;
 };
