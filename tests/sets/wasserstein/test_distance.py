@@ -139,6 +139,23 @@ def test_what_clamping_leaves() -> None:
     assert float(after.distance(x, full)) == math.inf
 
 
+@pytest.mark.parametrize("kind", [{}, FLOW])
+@pytest.mark.parametrize("variant", ["balanced", "balanced-box", "clamp-after"])
+def test_where_nothing_can_move(kind: dict[str, Any], variant: Any) -> None:
+    """A black channel gains nothing, a black image neither, and a single pixel keeps what it has."""
+    threat = Wasserstein(0.1, mass="raw", variant=variant, **kind)
+    x = images(3)[:1]
+    x[:, 1] = 0
+    more = x.clone()
+    more[0, 1, 0, 0] = 0.1
+    pixel = x[:, :1, :1, :1]
+    for center, z in ((x, more), (0 * x, x), (x, 0 * x), (pixel, 0.5 * pixel), (0.5 * pixel, pixel)):
+        assert threat.distance(center, z).tolist() == [math.inf]
+        assert threat.contains(center, z).tolist() == [False]
+        assert threat.contains(center, center).tolist() == [True]
+    assert threat.distance(pixel, pixel * (1 + 2.0**-40)).tolist() == [0.0]
+
+
 def test_what_a_plan_violates() -> None:
     ball = Wasserstein(0.3).around(images(6))
     plan, z = moved(ball, 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_balanced(seed: int, threat: Wasserstein) -> None:
         assert float(upper[i]) == pytest.approx(wanted, abs=1e-8)
         assert float(value[i]) == pytest.approx(wanted, abs=1e-8)
     torch.testing.assert_close(z.sum((2, 3)), x.sum((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [LOCAL, FLOW])
+@pytest.mark.parametrize("variant", ["balanced", "balanced-box", "clamp-after"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_rows_that_are_not_finite_have_no_finite_bound(kind: dict[str, object], variant: str, value: float) -> None:
+    x, g = images(1)
+    rows = torch.where(torch.eye(24, dtype=torch.bool).reshape(24, 2, 3, 4), value, g[:1])[None]
+    ball = Wasserstein(0.3, variant=variant, **kind).around(x)  # type: ignore[arg-type]
+    assert not (ball.support(rows) < math.inf).any()
+    assert not (ball.to(torch.float32).support(rows.float()) < math.inf).any()
 
 
 @pytest.mark.parametrize("kind", [LOCAL, FLOW])

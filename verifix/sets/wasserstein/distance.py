@@ -129,6 +129,9 @@ def channel_cost(x: Array, z: Array, cost: Array | None, rounding: float, clampe
     price, arriving, leaving = _edges(x) if cost is None else _moves(x, high, cost)
     if leaving is None:  # edges change what is there
         low, high = low - x.ravel(), high - x.ravel()
+    if not len(price):  # nothing can move: a black channel, or flow in a single pixel
+        stuck = leaving is not None and bool((x > 0).any())
+        return np.inf if stuck or (low > 0).any() or (high < 0).any() else 0.0
     bounded = np.isfinite(high)
     program = linprog(
         price,

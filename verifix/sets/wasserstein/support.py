@@ -199,4 +199,4 @@ def _chords(ball: WassersteinBall, forms: Tensor) -> Tensor:
     slope = (ball.box[1] / reach.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)[:, None]
     eased = (forms.double() * (slope * (1 - 2.0**-50))).to(forms.dtype)
     eased = torch.nextafter(eased, torch.zeros_like(eased))
-    return torch.where((forms < 0) & (slope < 1), eased, forms)
+    return torch.where((forms < 0) & (slope < 1) & torch.isfinite(forms), eased, forms)  # never finite what is not
