@@ -227,7 +227,8 @@ class _Conjugate:
                 high = multiplier
             mean = by_row / torch.where(self.x > 0, self.x, 1.0)
             slope = float(((self.cost - mean) ** 2 * plan).sum())
-            step = cost / slope * math.log(cost / self.budget) if slope > 0 and cost > 0 else math.inf
+            ratio = cost / self.budget  # 0 where the cost all but underflows
+            step = cost / slope * math.log(ratio) if slope > 0 and ratio > 0 else math.inf
             multiplier = multiplier + step
             if not low < multiplier < min(high, 4 * low + _STEP):
                 multiplier = (low + high) / 2 if high < math.inf else 2 * low + 1
