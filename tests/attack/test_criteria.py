@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from verifix.attack import Criterion, Targeted, Untargeted, Violates
+from verifix.attack import PGD, Criterion, DeepFool, Targeted, Untargeted, Violates
 from verifix.attack.criteria import criterion_of, looks_like_probabilities
 from verifix.certify import Rows
 from verifix.errors import InvalidType, InvalidValue
+from verifix.sets import Ball
 
 NUMBERS = torch.arange(8)
 
@@ -178,3 +179,10 @@ class TestProbabilities:
         assert not looks_like_probabilities(torch.ones(3, 1))
         assert not looks_like_probabilities(torch.ones(0, 3))
         assert not looks_like_probabilities(torch.full((1, 2), torch.nan))
+
+
+def test_a_model_with_one_logit_is_refused_since_nothing_could_fool_it() -> None:
+    x = torch.rand(2, 3)
+    for attack in (PGD(steps=1), DeepFool()):
+        with pytest.raises(InvalidValue, match="model = 1 logit for each input: must return one for each of at least"):
+            attack(lambda x: x[:, :1], x, torch.zeros(2, dtype=torch.int64), Ball("linf", 0.1))

@@ -74,6 +74,10 @@ class Untargeted(Criterion):
         self.labels = labels
 
     def check(self, n: int, classes: int) -> None:
+        if classes < 2:
+            raise InvalidValue(
+                "model", f"{classes} logit for each input", "must return one for each of at least 2 classes"
+            )
         self.labels = _check(self.labels, n, classes)
 
     def select(self, numbers: Tensor) -> Untargeted:
