@@ -137,7 +137,7 @@ def test_it_is_stronger_than_pgd_and_never_leaves_the_set(norm: Norm) -> None:
     by_pgd = PGD(steps=40)(network, x, y, ball, stop=False)
     by_apgd = APGD(steps=40)(network, x, y, ball, stop=False)
     assert by_apgd.feasible.all() and by_apgd.success.double().mean() >= by_pgd.success.double().mean()
-    assert by_apgd.margins.mean() <= by_pgd.margins.mean() + 1e-3
+    assert by_apgd.margins.mean() <= by_pgd.margins.mean() + 1e-2
     assert (by_apgd.distance <= float(ball.eps) * (1 + 1e-9)).all()
 
 

@@ -26,10 +26,20 @@ from verifix.attack import (
 )
 from verifix.data import load
 from verifix.models import load_model
-from verifix.sets.base import Norm
+from verifix.sets import Union, Wasserstein
 
 EPS = 0.1
 """In every norm; without a box, as the literature certifies this network."""
+SETS = {
+    "linf": vx.Ball("linf", EPS),
+    "l2": vx.Ball("l2", EPS),
+    "l1": vx.Ball("l1", EPS),
+    "union": Union(vx.Ball("linf", EPS / 2), vx.Ball("l2", EPS), vx.Ball("l1", EPS)),
+    "wasserstein": Wasserstein(0.001),
+}
+"""Certificates on flows of this network take too long; attacks on them meet those of smaller ones elsewhere."""
+MOST = {"wasserstein": 200}
+"""Of so many images at most, where certificates take long."""
 
 STRONG = {
     **QUICK,
@@ -51,7 +61,12 @@ STRONG = {
 
 
 def cases(table: dict[str, Case]) -> list[object]:
-    return [pytest.param(case, norm, id=f"{name} {norm}") for name, case in table.items() for norm in case.norms]
+    return [
+        pytest.param(case, norm, id=f"{name} {norm}")
+        for name, case in table.items()
+        for norm in case.norms
+        if norm in SETS
+    ]
 
 
 class Certified:
@@ -63,17 +78,18 @@ class Certified:
         self.x, self.y = data.images, data.labels
 
     @functools.cache  # noqa: B019  (as long as the tests of the module)
-    def verified(self, norm: Norm) -> Tensor:
-        result = vx.certify(self.model, self.x, self.y, vx.Ball(norm, EPS), "cap")
-        return result.verified.nonzero()[:, 0]
+    def verified(self, norm: str) -> Tensor:
+        n = MOST.get(norm, len(self.x))
+        return vx.certify(self.model, self.x[:n], self.y[:n], SETS[norm], "cap").verified.nonzero()[:, 0]
 
-    def broken(self, case: Case, norm: Norm) -> tuple[Tensor, int]:
-        """Whether the attack succeeded on each certified image, and how many there are."""
-        kept = self.verified(norm)
+    def share_broken(self, case: Case, norm: str) -> tuple[bool, float]:
+        """Whether the attack succeeded on any certified image, and which share of the images has a certificate."""
+        kept, inputs = self.verified(norm), SETS[norm]
         attack = case.attack
-        box = (0, 1) if isinstance(attack, CarliniWagner) or (isinstance(attack, DDN) and attack.levels) else None
-        found = attack(self.model, self.x[kept], self.y[kept], vx.Ball(norm, EPS, box))  # with a box: a smaller set
-        return found.success, len(kept)
+        if isinstance(attack, CarliniWagner) or (isinstance(attack, DDN) and attack.levels):
+            inputs = vx.Ball("l2", EPS, (0, 1))  # these need a box; the set is a smaller one
+        found = attack(self.model, self.x[kept], self.y[kept], inputs)
+        return bool(found.success.any()), len(kept) / min(len(self.x), MOST.get(norm, len(self.x)))
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +103,18 @@ def everything(models_dir: Path, data_dir: Path) -> Certified:
 
 
 @pytest.mark.parametrize(("case", "norm"), cases(QUICK))
-def test_certificates_of_the_first_images(few: Certified, case: Case, norm: Norm) -> None:
-    success, count = few.broken(case, norm)
-    assert count >= 25
-    assert success.any().item() is False
+def test_certificates_of_the_first_images(few: Certified, case: Case, norm: str) -> None:
+    broken, share = few.share_broken(case, norm)
+    assert share > 0.8
+    assert broken is False
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "norm"), cases(STRONG))
-def test_certificates_of_all_images(everything: Certified, case: Case, norm: Norm) -> None:
-    success, count = everything.broken(case, norm)
-    assert count >= 9000
-    assert success.any().item() is False
+def test_certificates_of_all_images(everything: Certified, case: Case, norm: str) -> None:
+    broken, share = everything.share_broken(case, norm)
+    assert share > 0.9
+    assert broken is False
 
 
 def test_wider_balls_are_broken(few: Certified) -> None:

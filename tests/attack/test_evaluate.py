@@ -240,6 +240,18 @@ class TestUndecided:
     def test_zero_gradient(self, margin: Callable[[Tensor], Tensor], attacks: tuple[Attack, ...]) -> None:
         self.evaluated(two(margin), *attacks, found="every gradient of an attack was zero for 30 of 30 inputs")
 
+    def test_an_answer_of_nan_is_not_a_right_one(self) -> None:
+        x = torch.rand(3, 2)
+        found = evaluate(
+            lambda z: torch.where(z[:, :1] < 2, torch.nan, z),
+            x,
+            torch.tensor([0, 0, 0]),
+            Ball("linf", 0.1),
+            [PGD(steps=2)],
+        )
+        assert found.clean_accuracy == found.robust_accuracy == 0 and found.predictions.tolist() == [-1, -1, -1]
+        assert found.undecided.all()
+
     def test_nan_gradient(self) -> None:
         self.evaluated(two(lambda x: 1 + (x - x).sqrt().sum(1)), PGD(steps=5), RandomSearch(), found="NaN or infinite")
 

@@ -76,8 +76,8 @@ class TestPGD:
     @pytest.mark.slow
     def test_fast_adversarial_network(self, network: Load, mnist: Dataset) -> None:
         """Its authors report 88.77 after 50 steps and 10 restarts, of which they keep for each image the one with the
-        largest loss, fooled or not. Their algorithm, written out anew and run here, leaves 88.23 by that rule, and 87.94
-        where every restart that fools the network counts, as it does for PGD."""
+        largest loss, fooled or not. Their algorithm, written out anew and run here, leaves 88.23 by that rule, and
+        87.94 where every restart that fools the network counts, as it does for PGD."""
         attack = PGD(steps=50, restarts=10, step_size=0.01)
         result = attack(network(FAST), mnist.images, mnist.labels, Ball("linf", 0.3, BOX))
         assert abs(100 * float((~result.success).double().mean()) - 88.09) <= 0.2

@@ -356,6 +356,7 @@ class TestContract:
         assert torch.equal(found.success, model(found.examples).argmax(1) == targets) and found.success.any()
 
     @pytest.mark.cuda
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
     @pytest.mark.parametrize("attack", ALL)
     def test_on_the_gpu(self, attack: Attack) -> None:
         model, (x, y) = network(), inputs(6)

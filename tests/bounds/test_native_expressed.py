@@ -168,6 +168,9 @@ class Segments(InputSet):
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
         raise NotImplementedError
 
+    def distance(self, x: Tensor) -> Tensor:
+        raise NotImplementedError  # bounds do not ask
+
     def select(self, index: Tensor | slice) -> InputSet:
         return Segments(self.ends[0][index], self.ends[1][index])
 

@@ -36,7 +36,7 @@ class Evaluation:
 
     Attributes:
         attacks: their names, in the order in which they ran.
-        predictions: the classes of the inputs themselves, ``(n,)``.
+        predictions: the classes of the inputs themselves, ``(n,)``; -1 where the answer holds a NaN, and is none.
         misclassified: whether those meet the criterion already, ``(n,)``.
         fooled_by: the number of the attack that succeeded, the first to do so, ``(n,)``; -1 where none did.
         undecided: ``(n,)``.
@@ -82,8 +82,8 @@ class Evaluation:
 
     @property
     def clean_accuracy(self) -> float:
-        """The fraction that is not misclassified."""
-        return 1 - int(self.misclassified.sum()) / len(self)
+        """The fraction that is answered, and not misclassified."""
+        return 1 - int((self.misclassified | (self.predictions < 0)).sum()) / len(self)
 
     @property
     def robust_accuracy(self) -> float:
@@ -207,7 +207,8 @@ def examine(
             part_of = (x[first], criterion.select(first), sets.select(first))
             for name, seen in check_gradients(model, *part_of, seed=seed, batch=batch).items():
                 state.mark(name, first[seen])
-    return state.result(tuple(named), logits.argmax(1), behaviour_passes=3)
+    predictions = torch.where(logits.isnan().any(1), -1, logits.argmax(1))
+    return state.result(tuple(named), predictions, behaviour_passes=3)
 
 
 def by_name(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:

@@ -206,7 +206,7 @@ def summarise_attacks(records: list[AttackRecord], seconds: float, settings: Map
     rows = table_of(names, numbers)
     return {
         "n": n,
-        "clean_accuracy": (n - outcomes[MISCLASSIFIED]) / n,
+        "clean_accuracy": sum(record.status != MISCLASSIFIED and record.prediction >= 0 for record in records) / n,
         "robust_accuracy": outcomes[ROBUST] / n,
         "undecided": outcomes[UNDECIDED],
         "outcomes": {status: outcomes[status] for status in STATUSES},
