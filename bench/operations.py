@@ -134,6 +134,14 @@ def support_operations(window: int, classes: int, evaluations: int = 2) -> int:
     return window * window - classes + evaluations * (3 * classes + 1)
 
 
+def conjugate_operations(window: int, classes: int, sweeps: float) -> float:
+    """Operations of conjugate Sinkhorn per pixel with mass: two powers for each offset, to add up its class and to move
+    mass, and for each class one power and the sums of cost and slope, at the start and after each step."""
+    power = 2 * 12 + 7
+    once = 2 * window * window * (power + 4) + classes * (power + 5)
+    return once + (sweeps + 1) * (classes * (power + 13) + 8)
+
+
 def plan_projection_operations(window: int, evaluations: int = 3) -> int:
     """Operations per pixel of a projection of plans: rows less the priced cost, their threshold by one Newton step, and
     the sums of cost and slope; so many times, as a search from a good start needs."""

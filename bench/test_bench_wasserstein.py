@@ -12,10 +12,15 @@ from torch import Tensor
 
 from bench import cases
 from bench.measure import QUICK, compare, rounds, threads
-from bench.operations import plan_projection_operations, sinkhorn_operations, support_operations
+from bench.operations import (
+    conjugate_operations,
+    plan_projection_operations,
+    sinkhorn_operations,
+    support_operations,
+)
 from bench.peers import authors_sinkhorn
-from verifix.kernels import transport_linear_reference, transport_project_reference
-from verifix.kernels.sinkhorn import projected_sinkhorn
+from verifix.kernels import sinkhorn_reference, transport_linear_reference, transport_project_reference
+from verifix.kernels.sinkhorn import conjugate_sinkhorn, projected_sinkhorn
 from verifix.kernels.sinkhorn_reference import around, gathered
 from verifix.kernels.transport_linear import linear_support
 from verifix.kernels.transport_project import plan_gradient, project_plan
@@ -143,6 +148,34 @@ def test_support_function(benchmark: BenchmarkFixture, name: str, count: int) ->
         pixels = x[0].numel()
         flops, traffic = support_operations(WINDOW, CLASSES) * pixels, 2 * x.element_size() * pixels
         _compare(benchmark, sides, "support function", name, error, images, flops, traffic)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", ["mnist", "cifar"])
+def test_conjugate_sinkhorn(benchmark: BenchmarkFixture, name: str, count: int) -> None:
+    """The same forms, scaled to 1 so that lambda 1000 means the same for all; the exact support function beside it."""
+    if QUICK and count == 1:
+        pytest.skip("a full run measures this")
+    images, rule = 100, (1000.0, 1e-6, 100)
+    x, g, _, budget = stepped(name, images)
+    g = g / g.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
+    which, few = torch.arange(images), slice(0, 10)
+    with threads(count):
+        wanted = sinkhorn_reference.conjugate_sinkhorn(x[few], g[few], COST, budget[few], *rule)[2]
+        found = conjugate_sinkhorn(x, g, COST, budget)
+        error = _worst(found.upper[few], wanted)
+        exact = linear_support(x, g, which, COST, budget)[0]
+        assert error < 1e-6
+        assert bool((found.plan_cost <= budget).all())
+        assert bool((found.upper >= exact - 1e-9 * exact.abs()).all())
+        sides = {
+            "verifix": lambda _: conjugate_sinkhorn(x, g, COST, budget),
+            "plain torch": lambda _: sinkhorn_reference.conjugate_sinkhorn(x, g, COST, budget, *rule),
+            "exact support function": lambda _: linear_support(x, g, which, COST, budget),
+        }
+        sweeps, mass = float(found.sweeps.double().mean()), float((x > 0).sum()) / images
+        flops, traffic = conjugate_operations(WINDOW, CLASSES, sweeps) * mass, 3 * x.element_size() * x[0].numel()
+        _compare(benchmark, sides, "conjugate Sinkhorn", name, error, images, flops, traffic)
 
 
 @pytest.mark.parametrize("count", [1, 2])
