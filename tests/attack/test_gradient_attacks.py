@@ -230,3 +230,12 @@ class TestSettings:
         layer, x, y, _ = linear()
         with pytest.raises(InvalidValue, match="R\\+FGSM steps along signs: use an l_inf ball"):
             RandomFGSM()(layer, x, y, Ball("l2", 0.1))
+
+
+def test_a_radius_that_no_number_of_the_type_reaches() -> None:
+    """Points would overflow, and an attack that finds none of them would make the model look robust."""
+    x, y = torch.zeros(1, 2), torch.tensor([0])
+    with pytest.raises(InvalidValue, match=r"^inputs = .*: reaches beyond what torch\.float32 holds"):
+        PGD(steps=2)(lambda z: z, x, y, Ball("linf", 1e39))
+    assert PGD(steps=2)(lambda z: z, x, y, Ball("linf", 1e39, box=(0, 1))).success.all()
+    assert PGD(steps=2)(lambda z: z, x.double(), y, Ball("linf", 1e39)).success.all()

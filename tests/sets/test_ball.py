@@ -248,12 +248,3 @@ def test_representation_tells_what_it_is() -> None:
     sets = Ball("l2", 0.1, box=(0, 1)).around(torch.zeros(2, 3))
     assert repr(sets) == "LpBall(n=2, shape=(3,), norm='l2', box=True)"
     assert "box=False" in repr(Ball("l2", 0.1).around(torch.zeros(2, 3)))
-
-
-def test_a_radius_that_no_number_of_the_type_reaches() -> None:
-    """Points would overflow, and an attack that finds none of them would make the model look robust."""
-    x = torch.zeros(1, 2)
-    with pytest.raises(InvalidValue, match=r"^eps = 1e\+39: no torch\.float32 reaches so far"):
-        Ball("linf", 1e39).around(x)
-    assert Ball("linf", 1e39, box=(0, 1)).around(x).hull()[1].eq(1).all()
-    assert Ball("linf", 1e39).around(x.double()).hull()[1].eq(1e39).all()

@@ -13,9 +13,17 @@ from verifix.sets import InputSet, LpBall
 def radius(sets: InputSet) -> Tensor:
     """The size of each set, ``(n,)`` float64: the (largest) eps of a ball, else half the longest side of the hull."""
     if isinstance(sets, LpBall):
-        return sets.eps.expand_as(sets.center).flatten(1).amax(1)
+        return _eps(sets).expand_as(sets.center).flatten(1).amax(1)
     lower, upper = sets.hull()
     return (upper.double() - lower.double()).flatten(1).amax(1) / 2
+
+
+def _eps(sets: LpBall) -> Tensor:
+    """The radii, ``(n or 1, ...)`` float64, no larger than the sum of the sides of the hull: a radius far beyond the
+    box is none that points of the inputs' type can be computed with."""
+    lower, upper = sets.hull()
+    across = (upper.double() - lower.double()).flatten(1).sum(1)
+    return torch.minimum(sets.eps, per_input(across, lower))
 
 
 def random_start(sets: InputSet, draws: Draws, who: Tensor, *, sample: int, inside: bool = True) -> Tensor:
@@ -29,7 +37,7 @@ def random_start(sets: InputSet, draws: Draws, who: Tensor, *, sample: int, insi
     if not isinstance(sets, LpBall) or sets.norm == "linf":
         lower, upper = sets.hull()
         if isinstance(sets, LpBall) and not inside:
-            eps = sets.eps.to(center)
+            eps = _eps(sets).to(center)
             lower, upper = center - eps, center + eps
         unit = draws.uniform(who, lower, sample=sample)
         return sets.project(lower + (unit + 1) / 2 * (upper - lower))
@@ -43,7 +51,7 @@ def random_start(sets: InputSet, draws: Draws, who: Tensor, *, sample: int, insi
         direction = -unit.sign() * (1 - unit.abs()).clamp(min=2.0**-24).log().neg()
         size = direction.flatten(1).abs().sum(1)
     length = share[:, 0].pow(1 / count) / size.clamp(min=torch.finfo(torch.float64).tiny)
-    return sets.project((center.double() + sets.eps * direction * per_input(length, direction)).to(center.dtype))
+    return sets.project((center.double() + _eps(sets) * direction * per_input(length, direction)).to(center.dtype))
 
 
 def steepest(
@@ -65,7 +73,7 @@ def steepest(
         lower, upper = sets.hull()
         widths = (upper - lower) / 2
         return gradient.sign() * widths / per_input(widths.flatten(1).amax(1).clamp(min=tiny), widths)
-    eps = sets.eps.to(gradient).expand_as(gradient)
+    eps = _eps(sets).to(gradient).expand_as(gradient)
     weights = eps / per_input(eps.flatten(1).amax(1).clamp(min=tiny), eps)
     if sets.norm == "linf":
         return weights * gradient.sign()
