@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.cli.killing import check_killed_run
 from verifix.attack import FGSM, PGD, evaluate
 from verifix.data import load
 from verifix.sets import Ball, Wasserstein
@@ -351,42 +349,13 @@ LONG += ("--batch", "8", "--attack", "fgsm+pgd", "--steps", "12", "--restarts", 
 LONG += ("--save-examples",)
 
 
-def wait_for_results(process: subprocess.Popen[str], run: Path, size: int) -> None:
-    """Until there are more than ``size`` bytes of results, or the process is done."""
-    results = run / "results.jsonl"
-    while process.poll() is None and not (results.exists() and results.stat().st_size > size):
-        time.sleep(0.002)
-
-
 class TestKilled:
     def test_resumed_run_has_the_same_bytes(self, start: Callable[..., subprocess.Popen[str]], place: Path) -> None:
-        draw = random.Random(0)
-        whole = start(*LONG, "--out", "whole", cwd=place)
-        whole.communicate()
-        assert whole.returncode == 0
-        expected = (place / "whole" / "results.jsonl").read_bytes()
-        run, kills = place / "killed", 0
-        while True:
-            process = start(*LONG, "--out", "killed", "--resume", cwd=place)
-            if kills < 2:
-                done = (run / "results.jsonl").stat().st_size if kills else 0
-                wait_for_results(process, run, done + draw.randrange(len(expected) // 3))
-                time.sleep(draw.random() / 20)
-            if kills == 2 or process.poll() is not None:
-                break
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            assert expected.startswith((run / "results.jsonl").read_bytes())
-        process.communicate()
-        assert process.returncode == 0
-        assert kills >= 1
+        assert check_killed_run(start, place, LONG, most=2) >= 1
+        whole, run = place / "whole", place / "killed"
         assert [line["index"] for line in lines(run)] == list(range(COUNT))
-        for name in ("results.jsonl", "examples.npz"):
-            assert (run / name).read_bytes() == (place / "whole" / name).read_bytes()
+        assert (run / "examples.npz").read_bytes() == (whole / "examples.npz").read_bytes()
         assert not (run / "examples").exists()
-        one, other = summary_of(place / "whole"), summary_of(run)
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
     def test_killed_before_the_examples_are_one_file(self, verifix: Callable[..., Any], place: Path) -> None:
         assert verifix(*attack("--save-examples")).status == 0

@@ -3,12 +3,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import random
 import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import verifix as vx
+from tests.cli.killing import check_killed_run, wait_for_results
 from verifix.data import load
 
 NETWORKS = """
@@ -336,41 +335,10 @@ LONG = (
 )
 
 
-def wait_for_results(process: subprocess.Popen[str], run: Path, size: int) -> None:
-    """Until there are more than ``size`` bytes of results, or the process is done."""
-    results = run / "results.jsonl"
-    while process.poll() is None and not (results.exists() and results.stat().st_size > size):
-        time.sleep(0.002)
-
-
 class TestKilled:
     def test_resumed_run_has_the_same_bytes(self, start: Callable[..., subprocess.Popen[str]], place: Path) -> None:
-        draw = random.Random(0)
-        whole = start(*LONG, "--out", "whole", cwd=place)
-        whole.communicate()
-        assert whole.returncode == 0
-        expected = (place / "whole" / "results.jsonl").read_bytes()
-        run, kills = place / "killed", 0
-        while True:
-            process = start(*LONG, "--out", "killed", "--resume", cwd=place)
-            if kills < 4:
-                done = (run / "results.jsonl").stat().st_size if kills else 0
-                wait_for_results(process, run, done + draw.randrange(len(expected) // 6))
-                time.sleep(draw.random() / 20)
-            if kills == 4 or process.poll() is not None:
-                break
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            content = (run / "results.jsonl").read_bytes()
-            assert expected.startswith(content)
-        process.communicate()
-        assert process.returncode == 0
-        assert kills >= 2
-        assert (run / "results.jsonl").read_bytes() == expected
-        assert [line["index"] for line in lines(run)] == list(range(COUNT))
-        one, other = (json.loads((place / name / "summary.json").read_text()) for name in ("whole", "killed"))
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+        assert check_killed_run(start, place, LONG, most=4) >= 2
+        assert [line["index"] for line in lines(place / "killed")] == list(range(COUNT))
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_asked_to_stop(

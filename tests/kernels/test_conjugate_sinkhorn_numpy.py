@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.extension import _C, ISAS
 from tests.kernels.plans import Array, address
-from tests.kernels.test_sinkhorn_numpy import costs
+from tests.kernels.test_sinkhorn_numpy import ANY_CALL, costs
 
 
 def maximise(
@@ -34,12 +34,7 @@ def maximise(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    shape=st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 20), st.integers(1, 36)),
-    window=st.sampled_from([1, 3, 5, 7, 9]),
-    symmetric=st.booleans(),
-    dtype=st.sampled_from([np.float32, np.float64]),
-    seed=st.integers(0, 1000),
-    threads=st.integers(1, 3),
+    **ANY_CALL,
     regularisation=st.sampled_from([1.0, 1000.0, 1e30]),
 )
 def test_any_shape(

@@ -22,6 +22,17 @@ def costs(window: int, symmetric: bool, seed: int) -> Array:
     return cost
 
 
+ANY_CALL: dict[str, Any] = {
+    "shape": st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 20), st.integers(1, 36)),
+    "window": st.sampled_from([1, 3, 5, 7, 9]),
+    "symmetric": st.booleans(),
+    "dtype": st.sampled_from([np.float32, np.float64]),
+    "seed": st.integers(0, 1000),
+    "threads": st.integers(1, 3),
+}
+"""Images of every size, windows, costs and threads; conjugate Sinkhorn takes the same."""
+
+
 def project(
     x: Array, w: Array, cost: Array, budget: Array, *, max_sweeps: int = 50, threads: int = 1, isa: str = "base",
     regularisation: float = 1000.0, change: dict[str, Any] | None = None,
@@ -42,12 +53,7 @@ def project(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    shape=st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(1, 20), st.integers(1, 36)),
-    window=st.sampled_from([1, 3, 5, 7, 9]),
-    symmetric=st.booleans(),
-    dtype=st.sampled_from([np.float32, np.float64]),
-    seed=st.integers(0, 1000),
-    threads=st.integers(1, 3),
+    **ANY_CALL,
     regularisation=st.sampled_from([10.0, 1000.0, 1e5]),
 )
 def test_any_shape(

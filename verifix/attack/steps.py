@@ -73,8 +73,8 @@ def steepest(
         lower, upper = sets.hull()
         widths = (upper - lower) / 2
         return gradient.sign() * widths / per_input(widths.flatten(1).amax(1).clamp(min=tiny), widths)
-    eps = _eps(sets).to(gradient).expand_as(gradient)
-    weights = eps / per_input(eps.flatten(1).amax(1).clamp(min=tiny), eps)
+    most = per_input(sets.eps.flatten(1).amax(1).clamp(min=tiny), sets.eps)
+    weights = (sets.eps / most).to(gradient).expand_as(gradient)  # in float64: eps may be beyond other types
     if sets.norm == "linf":
         return weights * gradient.sign()
     if projected and sets.norm == "l2":
