@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tests.networks import relu_network
 from verifix.attack import APGD, PGD, Targeted, TargetedAPGD, Untargeted, Violates
 from verifix.attack.apgd import checkpoints
-from verifix.attack.draws import Draws
 from verifix.attack.steps import random_start
 from verifix.certify import Rows
+from verifix.draws import Draws
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball
 from verifix.sets.base import Norm

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from verifix.attack import PGD, Attack, DeepFool, Square, Untargeted
-from verifix.attack.draws import Draws
 from verifix.attack.problem import Problem, evaluating
+from verifix.draws import Draws
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball
 

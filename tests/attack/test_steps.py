@@ -5,8 +5,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from verifix.attack.draws import Draws
 from verifix.attack.steps import radius, random_start, steepest
+from verifix.draws import Draws
 from verifix.sets import Ball, Box
 from verifix.sets.base import Norm
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from verifix.attack.criteria import Criterion, criterion_of
-from verifix.attack.draws import Draws
 from verifix.attack.problem import Classifier, Problem, evaluating
 from verifix.attack.result import AttackResult, concatenate
 from verifix.bounds.rounding import plain_arithmetic
 from verifix.certify import Specification
 from verifix.certify.certify import input_sets
+from verifix.draws import Draws
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, InputSet, Union, Wasserstein
 

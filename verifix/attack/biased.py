@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verifix.attack.draws import Draws
 from verifix.attack.projected_gradient import PGD
 from verifix.attack.steps import random_start
+from verifix.draws import Draws
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, LpBall
 from verifix.sets.base import check_points

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from verifix.attack.criteria import Criterion, Loss, looks_like_probabilities
-from verifix.attack.draws import Draws
 from verifix.attack.result import AttackResult
+from verifix.draws import Draws
 from verifix.errors import InvalidValue
 from verifix.sets import InputSet
 

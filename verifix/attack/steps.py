@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verifix.attack.base import per_input
-from verifix.attack.draws import Draws
+from verifix.draws import Draws
 from verifix.sets import InputSet, LpBall
 
 

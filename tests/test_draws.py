@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from verifix.attack.draws import Draws
+from verifix.draws import Draws
 from verifix.errors import InvalidType, InvalidValue
 
 X = torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Random numbers for attacks: a function of the seed, the input and the draw's name, and of nothing else."""
+"""Random numbers for attacks and slopes: a function of the seed, the input and the draw's name, and of nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Draws:
     """The random numbers of ``n`` inputs.
 
     Each input has a stream of its own, keyed by its values: what is drawn for it does not depend on which other inputs
-    are attacked with it, or in which order. Draws of one input differ by ``sample``, up to 2**32, and by ``tag``.
+    it is worked on with, or in which order. Draws of one input differ by ``sample``, up to 2**32, and by ``tag``.
 
     Args:
         seed: a whole number of at least 0 and below 2**63.
