@@ -7,6 +7,7 @@ from verifix.bounds.estimates import RelativeErrors, relative_errors
 from verifix.bounds.estimator import Estimator
 from verifix.bounds.method import NAMED, Method, MethodLike, parse_method
 from verifix.bounds.polytope import Polygon, outer_polygons
+from verifix.bounds.slopes import OptimisedSlopes, RandomSlopes
 from verifix.bounds.units import UnitStates, unit_states
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "Estimator",
     "Method",
     "MethodLike",
+    "OptimisedSlopes",
     "Polygon",
+    "RandomSlopes",
     "RelativeErrors",
     "UnitStates",
     "bounds",

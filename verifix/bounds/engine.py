@@ -18,12 +18,15 @@ from verifix.bounds.forward import ForwardPass
 from verifix.bounds.lowered import Inexpressible, lower
 from verifix.bounds.method import Method
 from verifix.bounds.native import NativePass
+from verifix.bounds.optimised import optimised_rows, place
 from verifix.bounds.projection import Projection
 from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error, underflow, upper_bound
+from verifix.bounds.slopes import OptimisedSlopes
 from verifix.bounds.tiles import bytes_of_passes, row_tiles
+from verifix.draws import Draws
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph, Node
-from verifix.operations import Affine, Levels, MaxPool, Nonlinear, Relaxation, Shape, Slab
+from verifix.operations import Affine, Levels, MaxPool, Nonlinear, Relaxation, Shape, Slab, Slopes
 from verifix.sets import InputSet
 from verifix.tensors import contract, flatten
 
@@ -78,6 +81,7 @@ class Engine:
         self._forward: ForwardPass | None = None
         self._wants_forward = native
         self._native_wanted = native
+        self._draws: Draws | None = None
         self._projection: Projection | None = None
         if not method.estimator.exact:
             self._projection = Projection(graph, inputs, method.estimator, self._slab, self._error_of_draws)
@@ -99,7 +103,9 @@ class Engine:
             rows: ``(n, r, *shape)`` or ``(1, r, *shape)``, in the engine's dtype.
             upper: whether the upper bound is wanted; None is returned otherwise.
         """
-        self._prepare(name)
+        if isinstance(self.method.slopes, OptimisedSlopes):
+            return optimised_rows(self, name, rows, upper=upper)
+        self.prepare(name)
         low, high = self._pass(name, rows, upper=upper)
         error = self._error_of_rows(name, rows) if self.rounding else 0.0
         return lower_bound(low, error), None if high is None else upper_bound(high, error)
@@ -108,14 +114,20 @@ class Engine:
         """Bounds of every entry of a named node (or of the input): lower and upper, both ``(n, *shape)``."""
         if name != INPUT:
             self.graph.node(name)
+        if isinstance(self.method.slopes, OptimisedSlopes) and name != INPUT:
+            shape = self.graph.shape_of(name)
+            places = torch.arange(math.prod(shape), device=self.inputs.center.device)
+            low, high = self.rows(name, _unit_rows(places, shape, self.inputs.center))
+            low, high = (x.reshape(len(x), *shape) for x in (low, low if high is None else high))
+            return low, high
         return self._backward_node(name) if self.method.intermediate == "interval" else self._preactivation(name)
 
     def preactivation(self, node: Node) -> Interval:
         """The bounds that the lines of a nonlinear node are made of, ``(n, *shape)`` of its input."""
-        self._prepare(node.name)
+        self.prepare(node.name)
         return self._preactivations[node.inputs[0]]
 
-    def _prepare(self, name: str) -> None:
+    def prepare(self, name: str) -> None:
         """Find lines for every nonlinear node that a node depends on."""
         for node in self.graph.nonlinear(name) if name != INPUT else []:
             if node.name not in self.relaxations:
@@ -123,7 +135,18 @@ class Engine:
                 operation = node.operation
                 if not isinstance(operation, Nonlinear):
                     raise InvalidValue("node", node.name, "is not a nonlinear operation")
-                self.relaxations[node.name] = operation.lines(lower, upper, self.method.slopes)
+                self.relaxations[node.name] = operation.lines(lower, upper, self._slopes(node, operation, lower, upper))
+
+    def _slopes(self, node: Node, operation: Nonlinear, lower: Tensor, upper: Tensor) -> Slopes | Tensor:
+        """The rule for a node's slopes by its name, or their shares."""
+        rule = self.method.slopes
+        if isinstance(rule, str):
+            return rule
+        if isinstance(rule, OptimisedSlopes) or not operation.free:
+            return "adaptive"  # of optimised slopes, for hidden bounds
+        if self._draws is None:
+            self._draws = Draws(rule.seed, self.inputs.center)
+        return rule.shares(self._draws, place(self.graph, node), lower, upper, operation.free)
 
     def _preactivation(self, name: str) -> Interval:
         if name not in self._preactivations:
@@ -152,7 +175,7 @@ class Engine:
         """The backward pass from every entry of a node, or from those that are wanted: others are unbounded."""
         if name == INPUT:
             return self._rounded(name, *self.inputs.hull())
-        self._prepare(name)
+        self.prepare(name)
         low, high = self._pass(name, None, upper=True, wanted=wanted)
         return self._rounded(name, low, low if high is None else high)
 
@@ -161,7 +184,7 @@ class Engine:
         projection = self._projection
         if projection is None:
             return self._backward_node(name, wanted)
-        self._prepare(name)
+        self.prepare(name)
         if projection.interval_is_exact(name):
             projection.settle(name)
             return self._interval_node(name)
@@ -177,7 +200,7 @@ class Engine:
             low, high = torch.where(wanted, low, -math.inf), torch.where(wanted, high, math.inf)
         if bool(exact.any()):
             index = exact.nonzero()[:, 0]
-            low_e, high_e = self._exactly(index)._backward_node(name, None if wanted is None else wanted[index])
+            low_e, high_e = self.derived(index)._backward_node(name, None if wanted is None else wanted[index])
             low, high = low.index_copy(0, index, low_e), high.index_copy(0, index, high_e)
         return low, high
 
@@ -186,25 +209,34 @@ class Engine:
         engine over the same sets."""
         if self._projection is None:
             raise InvalidValue("estimator", str(self.method.estimator), "estimates nothing")
-        like._prepare(name)
+        like.prepare(name)
         self.relaxations, self._preactivations = like.relaxations, like._preactivations
         wanted = torch.ones(len(self.inputs), *self.graph.shape_of(name), dtype=torch.bool)
         return self._projection(name, wanted)[1]
 
-    def _exactly(self, index: Tensor) -> Engine:
-        """An engine for some of the inputs that estimates nothing, with the lines that were found so far."""
+    def derived(self, index: Tensor | None = None, *, relaxations: dict[str, Relaxation] | None = None) -> Engine:
+        """An engine for some of the inputs, or all, that neither estimates nor optimises, with what was found so far.
+
+        Args:
+            relaxations: other lines, for these inputs.
+        """
+        slopes = "adaptive" if isinstance(self.method.slopes, OptimisedSlopes) else self.method.slopes
         engine = Engine(
             self.graph,
-            self.inputs.select(index),
-            dataclasses.replace(self.method, estimator=Estimator()),
+            self.inputs if index is None else self.inputs.select(index),
+            dataclasses.replace(self.method, slopes=slopes, estimator=Estimator()),
             memory=self.memory,
             rounding=self.rounding,
             native=self._native_wanted,
         )
-        engine.relaxations = {name: relaxation.select(index) for name, relaxation in self.relaxations.items()}
-        engine._preactivations = {
-            name: (lower[index], upper[index]) for name, (lower, upper) in self._preactivations.items()
-        }
+        if index is None:
+            engine.relaxations, engine._preactivations = dict(self.relaxations), dict(self._preactivations)
+        else:
+            engine.relaxations = {name: relaxation.select(index) for name, relaxation in self.relaxations.items()}
+            engine._preactivations = {
+                name: (lower[index], upper[index]) for name, (lower, upper) in self._preactivations.items()
+            }
+        engine.relaxations |= relaxations or {}
         return engine
 
     def _slack(self, name: str) -> float:
@@ -314,7 +346,7 @@ class Engine:
     def _image(self, name: str, operation: Nonlinear, source: str) -> Interval:
         """The interval of a nonlinear node; flat lines, where the method has these, are that already."""
         if self.method.slopes == "constant":
-            self._prepare(name)
+            self.prepare(name)
         lines = self.relaxations.get(name)
         if isinstance(lines, Levels):
             return lines.lower, lines.upper
@@ -338,7 +370,7 @@ class Engine:
         """The interval of an affine node; its magnitude comes along where rounding will ask for it."""
         sizes: list[Tensor] = []
         if self.rounding and node.name not in self._magnitudes:
-            self._prepare(node.name)
+            self.prepare(node.name)
             sizes = [self._magnitude(source) for source in node.inputs]
         lower, upper, *magnitude = compiled(node, sides, sizes)
         if magnitude:
@@ -348,7 +380,7 @@ class Engine:
     def _rounded(self, name: str, lower: Tensor, upper: Tensor, times: float = 1.0) -> Interval:
         if not self.rounding:
             return lower_bound(lower), upper_bound(upper)
-        self._prepare(name)
+        self.prepare(name)
         with torch.no_grad():
             factor, floor = relative_error(self.graph, name, self.dtype), underflow(self.graph, name, self.dtype)
             factor, floor = times * factor, times * floor

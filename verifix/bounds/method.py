@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from verifix.bounds.estimator import Estimator
+from verifix.bounds.slopes import OptimisedSlopes, RandomSlopes, SlopeRule, options_of, parse_slopes
 from verifix.errors import InvalidType, InvalidValue
-from verifix.operations import Slopes
 
 Intermediate = Literal["interval", "backward", "both", "filtered"]
 EXACT = Estimator()
@@ -24,23 +24,26 @@ class Method:
             undecided (``filtered``: a ReLU whose interval does not straddle zero needs no backward pass, and is linear
             whatever that would say).
         slopes: which lines enclose each activation: ``same``, ``adaptive``, ``zero``, ``one``, or ``constant`` (flat
-            lines: intervals to the end).
+            lines: intervals to the end); or a :class:`RandomSlopes` or :class:`OptimisedSlopes`, or its spelling, as in
+            ``"random:p=0:q=0.5"``.
         estimator: how the norms in the bounds of hidden units are evaluated: an :class:`Estimator`, or its spelling, as
             in ``"median:50"``; other than exact needs parallel lines (``same``) and backward passes to replace.
             Bounds of the outputs' margins are exact in any case, given those of the hidden units.
 
-    ========== ============ ========== =========================================================
-    name       intermediate slopes     in the literature
-    ========== ============ ========== =========================================================
-    ibp        interval     constant   interval bound propagation (Gowal et al.)
-    crown-ibp  interval     adaptive   CROWN-IBP (Zhang et al.), its last pass
-    cap        backward     same       CAP, the dual network of Wong and Kolter, Fast-Lin
-    crown      backward     adaptive   CROWN (Zhang et al.), DeepPoly (Singh et al.)
-    ========== ============ ========== =========================================================
+    ============ ============ ========== =========================================================
+    name         intermediate slopes     in the literature
+    ============ ============ ========== =========================================================
+    ibp          interval     constant   interval bound propagation (Gowal et al.)
+    crown-ibp    interval     adaptive   CROWN-IBP (Zhang et al.), its last pass
+    cap-ibp      interval     same       CAP-IBP (Lee et al., figure 3)
+    tight-smooth interval     optimised  the proposed method of Lee et al., equation 7
+    cap          backward     same       CAP, the dual network of Wong and Kolter, Fast-Lin
+    crown        backward     adaptive   CROWN (Zhang et al.), DeepPoly (Singh et al.)
+    ============ ============ ========== =========================================================
     """
 
     intermediate: Intermediate
-    slopes: Slopes
+    slopes: SlopeRule
     estimator: Estimator = EXACT
 
     def __post_init__(self) -> None:
@@ -49,9 +52,13 @@ class Method:
             object.__setattr__(self, "estimator", Estimator.parse(given))
         elif not isinstance(given, Estimator):
             raise InvalidType("estimator", self.estimator, "an Estimator, or its spelling such as 'median:50'")
-        for name, kind in (("intermediate", Intermediate), ("slopes", Slopes)):
-            if getattr(self, name) not in get_args(kind):
-                raise InvalidValue(name, repr(getattr(self, name)), f"choose one of {', '.join(get_args(kind))}")
+        if isinstance(self.slopes, str):
+            object.__setattr__(self, "slopes", parse_slopes(self.slopes))
+        elif not isinstance(self.slopes, RandomSlopes | OptimisedSlopes):
+            raise InvalidType("slopes", self.slopes, "a name, a RandomSlopes or an OptimisedSlopes")
+        if self.intermediate not in get_args(Intermediate):
+            remedy = f"choose one of {', '.join(get_args(Intermediate))}"
+            raise InvalidValue("intermediate", repr(self.intermediate), remedy)
         if self.slopes == "constant" and self.intermediate != "interval":
             raise InvalidValue("intermediate", repr(self.intermediate), "flat lines (slopes='constant') need interval")
         if not self.estimator.exact and not self.estimable:
@@ -66,10 +73,16 @@ class Method:
         """Whether its hidden bounds have norms that may be estimated: backward passes between parallel lines."""
         return self.intermediate != "interval" and self.slopes == "same"
 
+    def seeded(self, seed: int) -> Method:
+        """The same method with another seed of its slopes, where these have one."""
+        return self if isinstance(self.slopes, str) else replace(self, slopes=self.slopes.seeded(seed))
+
 
 NAMED: dict[str, Method] = {
     "ibp": Method("interval", "constant"),
     "crown-ibp": Method("interval", "adaptive"),
+    "cap-ibp": Method("interval", "same"),
+    "tight-smooth": Method("interval", OptimisedSlopes()),
     "cap": Method("backward", "same"),
     "crown": Method("backward", "adaptive"),
 }
@@ -80,7 +93,8 @@ MethodLike = str | Method | Sequence["str | Method"]
 def parse_method(method: MethodLike, estimator: str | Estimator | None = None) -> tuple[Method, ...]:
     """The methods to intersect: a name, names joined by ``+``, a :class:`Method`, or a sequence of these.
 
-    A name is one of :data:`NAMED`, or ``intermediate:slopes``.
+    A name is one of :data:`NAMED`, or ``intermediate:slopes``; options of random and optimised slopes follow it, as in
+    ``tight-smooth:steps=3:step=0.5`` or ``interval:random:p=0:q=1``.
 
     Args:
         estimator: replaces that of every method which has something to estimate.
@@ -125,12 +139,17 @@ def exact_methods(method: MethodLike) -> tuple[Method, ...]:
     return methods
 
 
-def _named(name: str) -> Method:
+def _named(spelling: str) -> Method:
+    name, *rest = spelling.split(":")
     if name in NAMED:
-        return NAMED[name]
-    intermediate, colon, slopes = name.partition(":")
-    if colon:
-        return Method(intermediate, slopes)  # type: ignore[arg-type]  # checked by Method
-    raise InvalidValue(
-        "method", repr(name), f"choose one of {', '.join(NAMED)}, join them by '+', or give 'intermediate:slopes'"
-    )
+        method, options = NAMED[name], rest
+    elif rest:
+        method, options = Method(name, parse_slopes(rest[0])), rest[1:]  # type: ignore[arg-type]  # checked by Method
+    else:
+        remedy = f"choose one of {', '.join(NAMED)}, join them by '+', or give 'intermediate:slopes'"
+        raise InvalidValue("method", repr(name), remedy)
+    if not options:
+        return method
+    if isinstance(method.slopes, str):
+        raise InvalidValue("method", repr(spelling), f"{method.slopes} slopes have no options: leave them out")
+    return replace(method, slopes=type(method.slopes).parse(options_of(spelling, options)))

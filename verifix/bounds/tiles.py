@@ -120,14 +120,23 @@ def inputs_per_step(
     room = (
         total - HEAP - TRAINED_WEIGHTS * sum(_numbers(node.operation) for node in graph.nodes.values()) * _size(dtype)
     )
-    copied = [node for node in graph.nodes.values() if not getattr(node.operation, "reshape_only", False)]
-    entries = math.prod(graph.input_shape) + sum(math.prod(node.shape) for node in copied)
-    needed = TRAINED * max(rows, ROWS) * entries * _size(dtype)
+    needed = _bytes_recorded(graph, rows, dtype)
     if room < needed:
         raise InvalidValue(
             "memory", total, f"a training step needs at least {total - room + needed} bytes for one input"
         )
     return room // needed
+
+
+def inputs_recorded(graph: Graph, rows: int, dtype: torch.dtype, memory: int) -> int:
+    """How many inputs to take together in a pass of so many rows for which autograd keeps what it needs; at least 1."""
+    return max(1, memory // _bytes_recorded(graph, rows, dtype))
+
+
+def _bytes_recorded(graph: Graph, rows: int, dtype: torch.dtype) -> int:
+    copied = [node for node in graph.nodes.values() if not getattr(node.operation, "reshape_only", False)]
+    entries = math.prod(graph.input_shape) + sum(math.prod(node.shape) for node in copied)
+    return TRAINED * max(rows, ROWS) * entries * _size(dtype)
 
 
 def _bytes_of_weights(graph: Graph, dtype: torch.dtype) -> int:

@@ -107,14 +107,21 @@ class Nonlinear(Operation):
     """An operation of one input that the engine encloses between two lines on an interval."""
 
     roundings: int = 8  # building a chord or a tangent, and evaluating it
+    free: int = 0
+    """How many slopes of each unit may be chosen, see :meth:`lines`."""
 
     def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Where the operation is affine on ``[lower, upper]``, so that tighter bounds would give the same lines."""
         return torch.zeros_like(lower, dtype=torch.bool)
 
     @abstractmethod
-    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
-        """Lines that enclose the operation for every pre-activation in ``[lower, upper]``, ``(n, *input shape)``."""
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes | Tensor) -> Relaxation:
+        """Lines that enclose the operation for every pre-activation in ``[lower, upper]``, ``(n, *input shape)``.
+
+        Args:
+            slopes: a rule by its name; or, where slopes are ``free``, shares in [0, 1] of the way from the least slope
+                to the largest, ``(n, free, *shape)``. Where an operation is affine there is nothing to choose.
+        """
 
 
 def poison(lower: Tensor, upper: Tensor) -> Tensor:

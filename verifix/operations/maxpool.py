@@ -40,7 +40,7 @@ class MaxPool(Nonlinear):
     def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return self.forward(lowers[0]), self.forward(uppers[0])
 
-    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes | Tensor) -> Relaxation:
         if slopes in ("constant", "zero"):
             return Levels(*self.interval([lower], [upper]))
         windows = self.windows.to(lower.device)

@@ -22,7 +22,11 @@ class TwoPiece(Nonlinear):
     - ``adaptive``: the piece whose triangle has the smaller area (CROWN);
     - ``zero`` and ``one``: the slope nearest to 0 or to 1;
     - ``constant``: no slopes at all, the interval of the output (IBP).
+
+    Given as shares, it lies that far between the two pieces' slopes: for ReLU it is its share.
     """
+
+    free = 1
 
     def __init__(self, shape: Shape, left: float = 0.0, right: float = 1.0) -> None:
         self.inputs = (shape,)
@@ -46,8 +50,8 @@ class TwoPiece(Nonlinear):
     def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
         return (upper <= 0) | (lower >= 0)
 
-    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
-        if slopes == "constant":
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes | Tensor) -> Relaxation:
+        if isinstance(slopes, str) and slopes == "constant":
             return Levels(*self.interval([lower], [upper]))
         left, right = self.left, self.right
         low, high = lower.clamp(max=0), upper.clamp(min=0)
@@ -58,16 +62,20 @@ class TwoPiece(Nonlinear):
         # not left (1 - share) + right share, whose rounding a steep left piece would enlarge
         chord = share if (left, right) == (0.0, 1.0) else (right * high - left * low) / divisor + (width - width)
         offset = (left - right) * share * low
-        if slopes == "same":
+        named = isinstance(slopes, str)
+        if named and slopes == "same":
             free = chord
         else:
             # by full_like, not torch.where of two numbers, which would round them to float32
             at_left, at_right = torch.full_like(lower, left), torch.full_like(lower, right)
-            if slopes == "adaptive":
+            if named and slopes == "adaptive":
                 free = torch.where(high > -low, at_right, at_left)  # where it is stable, one of the two is zero
             else:
                 small, large = min(left, right), max(left, right)
-                chosen = torch.full_like(lower, min(max(0.0 if slopes == "zero" else 1.0, small), large))
+                if isinstance(slopes, Tensor):  # the clamp is for rounding
+                    chosen = (small + slopes[:, 0] * (large - small)).clamp(small, large)
+                else:
+                    chosen = torch.full_like(lower, min(max(0.0 if slopes == "zero" else 1.0, small), large))
                 stable = torch.where(upper <= 0, at_left, at_right)
                 free = torch.where((upper <= 0) | (lower >= 0), stable, chosen)
         if left <= right:
@@ -80,8 +88,11 @@ class Clip(Nonlinear):
 
     With both kinks inside the interval each line passes through one kink: the upper through ``(high, high)`` with slope
     at most ``(high - low) / (high - l)``, the lower through ``(low, low)`` with slope at most ``(high - low) / (u -
-    low)``. ``same`` takes the smaller of the two for both (thesis, equation 3.62).
+    low)``. ``same`` takes the smaller of the two for both (thesis, equation 3.62). Shares are of the largest slope of
+    the lower line and of the upper, and count where the line passes through a kink.
     """
+
+    free = 2
 
     def __init__(self, shape: Shape, low: float, high: float) -> None:
         if not low <= high:
@@ -99,8 +110,8 @@ class Clip(Nonlinear):
     def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
         return (upper <= self.low) | (lower >= self.high) | ((lower >= self.low) & (upper <= self.high))
 
-    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
-        if slopes == "constant":
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes | Tensor) -> Relaxation:
+        if isinstance(slopes, str) and slopes == "constant":
             return Levels(*self.interval([lower], [upper]))
         flat = (upper <= self.low) | (lower >= self.high)
         kink_low = (lower < self.low) & ~flat
@@ -113,17 +124,17 @@ class Clip(Nonlinear):
         most_above = torch.where(both, (high - low) / torch.where(both, high - lower, 1.0), 1.0)
         most_below = torch.where(both, (high - low) / torch.where(both, upper - low, 1.0), 1.0)
         level = torch.where(flat, 0.0, 1.0).to(lower)
-        if slopes == "same":
+        if isinstance(slopes, str) and slopes == "same":
             one_kink = torch.where(kink_low | kink_high, chord, level)
             slope = torch.where(both, torch.minimum(most_above, most_below), one_kink)
             above = below = slope
         else:
             middle = (lower + upper) / 2
             above = torch.where(
-                kink_high, most_above * _pick(slopes, middle < high), torch.where(kink_low, chord, level)
+                kink_high, most_above * _pick(slopes, 1, middle < high), torch.where(kink_low, chord, level)
             )
             below = torch.where(
-                kink_low, most_below * _pick(slopes, middle > low), torch.where(kink_high, chord, level)
+                kink_low, most_below * _pick(slopes, 0, middle > low), torch.where(kink_high, chord, level)
             )
         at_lower, unknown = self.forward(lower), poison(lower, upper)
         # each line passes through its kink, or through the left end of the interval
@@ -132,7 +143,9 @@ class Clip(Nonlinear):
         return Lines(below, offset_below, above, offset_above)
 
 
-def _pick(slopes: Slopes, steep_is_tighter: Tensor) -> Tensor | float:
+def _pick(slopes: Slopes | Tensor, line: int, steep_is_tighter: Tensor) -> Tensor | float:
+    if isinstance(slopes, Tensor):
+        return slopes[:, line]
     if slopes == "adaptive":
         return steep_is_tighter
     return 0.0 if slopes == "zero" else 1.0

@@ -36,7 +36,7 @@ class SShaped(Nonlinear):
     def interval(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         return self.forward(lowers[0]), self.forward(uppers[0])
 
-    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Relaxation:
+    def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes | Tensor) -> Relaxation:
         at_lower, at_upper = self.forward(lower), self.forward(upper)
         if slopes == "constant":
             return Levels(at_lower, at_upper)
