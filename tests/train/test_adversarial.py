@@ -146,7 +146,7 @@ class TestTraining:
     def test_a_budget_that_cuts_batches_changes_the_order_of_sums_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data, runs = digits(60).to(torch.float64), []
         for together in (1000, 7):
-            monkeypatch.setattr("verifix.train.loop.inputs_at_once", lambda *_, n=together: n)
+            monkeypatch.setattr("verifix.train.trainer.inputs_at_once", lambda *_, n=together: n)
             model = network().double()
             train(model, data, adversarial("augmentation", epochs=1, batch=60, validation=0))  # one step
             runs.append(model)

@@ -46,7 +46,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(monkeypatch: pytest.Mo
             used.append(tiles.inputs_per_step(*arguments))  # type: ignore[arg-type]
             return used[-1]
 
-        monkeypatch.setattr("verifix.train.loop.inputs_per_step", noted)
+        monkeypatch.setattr("verifix.train.trainer.inputs_per_step", noted)
         graph_bytes = 12 << 20 if memory is None else memory
         settings = TrainSettings(eps=0.05, estimator="median:8", epochs=2, batch=30, memory=graph_bytes, validation=0)
         train(model, data.to(torch.float64), settings)

@@ -193,7 +193,7 @@ class TestLoop:
         """A budget that cuts batches changes nothing but the order of sums."""
         data, runs = digits().to(torch.float64), []
         for together in (1000, 7, 1):
-            monkeypatch.setattr("verifix.train.loop.inputs_at_once", lambda *_, n=together: n)
+            monkeypatch.setattr("verifix.train.trainer.inputs_at_once", lambda *_, n=together: n)
             model = network().double()
             runs.append((model, train(model, data, noisy(method))))
         for model, result in runs[1:]:

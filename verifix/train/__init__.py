@@ -2,11 +2,12 @@
 
 from verifix.train.adversarial import evaluate_attacked
 from verifix.train.cascade import CascadeTraining, StageTraining, train_cascade
+from verifix.train.divergence import TrainingDiverged
 from verifix.train.log import Epoch, Measures
-from verifix.train.loop import Progress, Training, train
+from verifix.train.loop import train
 from verifix.train.loss import robust_logits, robust_loss
-from verifix.train.objective import TrainingDiverged
 from verifix.train.settings import TrainSettings
+from verifix.train.trainer import Progress, Training
 from verifix.train.validation import evaluate, evaluate_under_noise, hold_out
 
 __all__ = [

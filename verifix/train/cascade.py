@@ -29,8 +29,9 @@ from verifix.files import refuse_other_run, write_bytes, write_json
 from verifix.models import fingerprint
 from verifix.train.distributed import Group
 from verifix.train.log import Epoch
-from verifix.train.loop import CHECKPOINT_SECONDS, Progress, Training, train
+from verifix.train.loop import CHECKPOINT_SECONDS, train
 from verifix.train.settings import TrainSettings
+from verifix.train.trainer import Progress, Training
 from verifix.train.validation import hold_out
 
 _TOGETHER = 500

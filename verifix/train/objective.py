@@ -8,15 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from verifix.errors import UserError
 from verifix.graph import Graph
 from verifix.train.log import sums_of
 from verifix.train.loss import robust_logits
 from verifix.train.settings import TrainSettings
-
-
-class TrainingDiverged(UserError, ArithmeticError):
-    """Loss, gradient or weights became NaN or infinite; the message says where, why (likely), and what to do."""
 
 
 class Objective(nn.Module):
