@@ -5,6 +5,8 @@
                          that were read; ``environment``, of the process that began
 ``checkpoint.pt``        all that training needs to go on: weights, optimiser, position, and the log so far
 ``log.jsonl``            one line for each epoch, derived from the checkpoint; null where a loss is not finite
+``landscape.jsonl``      one line for each measurement of the landscape, where those were asked for; see
+                         :class:`LineLog`
 ``last.safetensors``     the weights after the last epoch, with ``last.json`` beside them, which says what they are
 ``best.safetensors``     those of the best epoch, with ``best.json``
 =======================  =============================================================================================
@@ -41,6 +43,7 @@ from verifix.files import (
 
 Checkpoint = dict[str, Any]
 FORMAT = 1
+LANDSCAPE = "landscape.jsonl"
 
 
 class TrainFolder:
@@ -79,6 +82,7 @@ class TrainFolder:
                 about = {"settings": self.settings, "sources": dict(sources), "environment": dict(environment)}
                 write_json(self.folder / "settings.json", about)
                 write_bytes(self.folder / "log.jsonl", b"")
+                (self.folder / LANDSCAPE).unlink(missing_ok=True)  # of a run that came to no checkpoint
         except BlockingIOError:
             self.close()
             remedy = "another process is working on this run: wait for it, or choose another folder"
@@ -151,7 +155,53 @@ def _finite(value: Any) -> Any:
     """With null for numbers that JSON does not have: a loss at the full eps may overflow before eps is there."""
     if isinstance(value, Mapping):
         return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class LineLog:
+    """A file of JSON lines that are appended as they come, while a checkpoint says how many bytes of it count.
+
+    A line is on the disk before a checkpoint counts it. Whatever is behind that was written by a process that got no
+    further: it is cut off, and written again by the one that goes on. So no line is lost, and none is there twice.
+
+    Args:
+        path: the file; made if nothing of it counts.
+        size: the bytes that count.
+
+    Raises:
+        InvalidValue: the file cannot be written, or is shorter than that.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        if size and (not path.exists() or path.stat().st_size < size):
+            remedy = f"has lost lines that the checkpoint counts ({size} bytes): put the file back"
+            raise InvalidValue("out", path, remedy)
+        self._write(b"")
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write one line, null for numbers that are not finite.
+
+        Raises:
+            InvalidValue: the disk is full, or the file cannot be written any more; the lines before are still there.
+        """
+        content = (json.dumps(_finite(line), allow_nan=False) + "\n").encode()
+        self._write(content)
+        self.size += len(content)
+
+    def _write(self, content: bytes) -> None:
+        try:
+            with self.path.open("r+b" if self.path.exists() else "wb") as stream:
+                stream.truncate(self.size)
+                stream.seek(self.size)
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            remedy = f"cannot be written: {error.strerror}; mend that and go on with --resume"
+            raise InvalidValue("out", self.path, remedy) from None
 
 
 def prefix_of(model: nn.Module, part: nn.Module) -> str:

@@ -79,6 +79,7 @@ class Sums:
     radius: float = 0.0
     gradient: float = 0.0
     seconds: float = 0.0
+    landscape_seconds: float = 0.0
 
     def add(self, measured: Sequence[float]) -> None:
         """Add what was summed over a batch, in the order of :data:`MEASURED`."""
@@ -113,7 +114,8 @@ class Epoch:
         validation: after the epoch, at the full eps, with nothing estimated; None where it was not looked at.
         best: whether it is the best so far of those at the full eps, which is what ``best.safetensors`` holds.
         cost: ``seconds`` of training and of validation, ``examples_per_second``, and ``peak_memory`` of the process (on
-            a GPU of its tensors) in bytes: what a run that is repeated has otherwise.
+            a GPU of its tensors) in bytes: what a run that is repeated has otherwise. ``landscape_seconds`` too where
+            the landscape was measured; they are no part of the others.
     """
 
     epoch: int

@@ -16,6 +16,8 @@ from verifix.data import Dataset
 from verifix.errors import InvalidType, InvalidValue
 from verifix.train.checkpoint import Checkpoint, TrainFolder
 from verifix.train.distributed import Group
+from verifix.train.landscape import POINTS
+from verifix.train.landscape_plan import LandscapePlan
 from verifix.train.log import Epoch
 from verifix.train.settings import TrainSettings
 from verifix.train.trainer import Progress, Trainer, Training, versions
@@ -33,6 +35,9 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    landscape_every: int | None = None,
+    landscape_points: int = POINTS,
+    landscape_fresh: bool = False,
     saved: nn.Module | None = None,
     about: Mapping[str, Any] | None = None,
     sources: Mapping[str, Any] | None = None,
@@ -61,6 +66,11 @@ def train(
         out: the run folder, see :mod:`verifix.train.checkpoint`; nothing is written where it is None.
         resume: go on with the run in ``out``; one that is finished is returned as it is.
         checkpoint_seconds: the time between two checkpoints within an epoch; there is one after every epoch anyway.
+        landscape_every: measure the loss landscape before every so many steps, the first one among them, and append a
+            line to ``out/landscape.jsonl``, see :mod:`verifix.train.landscape_plan`. Weights do not depend on it. With
+            bounds, or with ``method="none"``.
+        landscape_points, landscape_fresh: how many multiples of the learning rate, and whether with fresh random draws
+            too, see :func:`verifix.train.landscape.landscape`.
         saved: the part of the model whose weights are written; default all of it.
         about: what else to record and to compare on resume, such as the name of the network.
         sources: what else to record and not to compare, such as paths.
@@ -86,6 +96,10 @@ def train(
         raise InvalidType("data", data, "a verifix.data.Dataset")
     if not checkpoint_seconds >= 0:
         raise InvalidValue("checkpoint_seconds", checkpoint_seconds, "must be at least 0")
+    plan: LandscapePlan | None = None
+    if landscape_every is not None:
+        plan = LandscapePlan(landscape_every, landscape_points, landscape_fresh)
+        plan.require(settings, out)
     rest, held_out = (data, validation) if validation is not None else hold_out(data, settings)
     for part in (rest, held_out):
         for x in () if part is None else part.images.split(1000):
@@ -102,6 +116,7 @@ def train(
         "validation_sha256": None if validation is None else validation.digest(),
         "parameters": sum(parameter.numel() for parameter in trainer.parameters),
         "dtype": str(data.images.dtype).removeprefix("torch."),
+        **({} if plan is None else plan.to_json()),
     }
     folder: TrainFolder | None = None
 
@@ -115,7 +130,7 @@ def train(
 
     try:
         checkpoint = group.agree(enter)
-        trainer.connect(folder, checkpoint, checkpoint_seconds)
+        trainer.connect(folder, checkpoint, checkpoint_seconds, plan)
         trainer.run(progress or _silent, on_epoch or _silent)
     except KeyboardInterrupt:
         if folder is None:

@@ -8,20 +8,23 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from verifix._version import __version__
+from verifix.bounds import Method
 from verifix.bounds.tiles import budget, inputs_per_step, rows_of
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
 from verifix.models import fingerprint, probe
 from verifix.train.adversarial import AdversarialObjective, evaluate_attacked
-from verifix.train.checkpoint import Checkpoint, TrainFolder, prefix_of
+from verifix.train.checkpoint import LANDSCAPE, Checkpoint, LineLog, TrainFolder, prefix_of
 from verifix.train.distributed import Group
 from verifix.train.divergence import TrainingDiverged, diverged
+from verifix.train.landscape_plan import LandscapePlan
 from verifix.train.log import (
     MEASURED,
     Epoch,
@@ -37,6 +40,7 @@ from verifix.train.loss import robust_logits
 from verifix.train.objective import Objective
 from verifix.train.settings import TrainSettings
 from verifix.train.smoothing import NoisyObjective, inputs_at_once, statistics
+from verifix.train.units import count_units, layer_units
 from verifix.train.validation import evaluate, evaluate_under_noise
 
 StateDict = dict[str, Tensor]
@@ -112,7 +116,13 @@ class Trainer:
                 robust_logits(graph, labels, settings.ball().around(example), settings.methods())
         return graph
 
-    def connect(self, folder: TrainFolder | None, checkpoint: Checkpoint | None, seconds: float) -> None:
+    def connect(
+        self,
+        folder: TrainFolder | None,
+        checkpoint: Checkpoint | None,
+        seconds: float,
+        landscape: LandscapePlan | None = None,
+    ) -> None:
         """Go on from a checkpoint, where there is one; from here on parameters belong to the optimiser."""
         settings = self.settings
         if checkpoint is not None:
@@ -132,7 +142,10 @@ class Trainer:
             self.step, self.sums = checkpoint["step"], Sums(**checkpoint["sums"])
             self.history = [Epoch.from_json(values) for values in checkpoint["history"]]
             self.best = checkpoint["best"]
-        self.folder, self.every = folder, seconds
+        self.folder, self.every, self.landscape = folder, seconds, landscape
+        self.lines: LineLog | None = None
+        if folder is not None and landscape is not None:
+            self.lines = LineLog(folder.folder / LANDSCAPE, 0 if checkpoint is None else checkpoint["landscape"])
         self.saved_at = time.monotonic()
         if folder is not None and checkpoint is None:
             self._save()  # so that a folder that cannot hold one is found out now
@@ -175,6 +188,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(settings.stream("order", epoch))
         batches = torch.randperm(len(self.data), generator=generator).split(settings.batch)
         while self.step < self.steps:
+            if self.landscape is not None and (epoch * self.steps + self.step) % self.landscape.every == 0:
+                self._measure_landscape(self.landscape, batches[self.step], epoch)
             began = time.perf_counter()
             loss, eps = self._step(batches[self.step], epoch)
             self.step += 1
@@ -193,8 +208,7 @@ class Trainer:
         own = index[group.share(len(index))]
         self.optimiser.zero_grad()
         totals = group.sum(self._gradient(own, eps, epoch, len(index))).tolist()
-        minimised = "robust_loss" if settings.robust else "objective" if settings.smoothing else "loss"
-        mean = totals[MEASURED.index(minimised)] / len(index)
+        mean = self._minimised(totals, len(index))
         if not math.isfinite(mean):
             raise self._diverged("loss", mean, epoch, eps, lr)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -214,10 +228,18 @@ class Trainer:
         self.sums.gradient += size
         return mean, eps
 
-    def _gradient(self, own: Tensor, eps: float, epoch: int, batch: int) -> Tensor:
-        """Add up gradients over this process' share of a batch, part by part; what was measured on the way."""
+    def _minimised(self, totals: Sequence[float], batch: int) -> float:
+        """The mean of what gradients are of, from the sums over a batch."""
+        minimised = "robust_loss" if self.settings.robust else "objective" if self.settings.smoothing else "loss"
+        return totals[MEASURED.index(minimised)] / batch
+
+    def _gradient(self, own: Tensor, eps: float, epoch: int, batch: int, draw: int = 0) -> Tensor:
+        """Add up gradients over this process' share of a batch, part by part; what was measured on the way.
+
+        ``draw`` is 0 in training; others draw anew, at the same position.
+        """
         measured = sums_of(torch.empty(0, device=self.device))
-        seed = self.settings.stream("projections", epoch, self.step)
+        seed = self.settings.stream("projections", epoch, self.step, *([draw] if draw else []))
         parts = own.split(self.together)
         for number, part in enumerate(parts, 1):
             x, y = self.data.images[part].to(self.device), self.data.labels[part].to(self.device)
@@ -230,6 +252,35 @@ class Trainer:
                 (loss * (self.group.size / batch)).backward()  # the mean over processes is then that over the batch
             measured += found
         return measured
+
+    def _measure_landscape(self, plan: LandscapePlan, index: Tensor, epoch: int) -> None:
+        """Measure the landscape of the step that comes next, and leave everything as it was."""
+        began = time.perf_counter()
+        settings, position = self.settings, epoch + self.step / self.steps
+        eps, lr, own = settings.eps_at(position), settings.lr_at(position), index[self.group.share(len(index))]
+
+        def evaluate(radius: float, draw: int) -> float:
+            measured = self.group.sum(self._gradient(own, radius, epoch, len(index), draw))
+            return self._minimised(measured.tolist(), len(index))
+
+        line: dict[str, Any] = {"epoch": epoch + 1, "step": self.step + 1, "position": position, "eps": eps, "lr": lr}
+        line |= plan.measure(self.parameters, self.model.buffers(), evaluate, settings, eps, lr)
+        if self.graph is not None and settings.bounded:
+            methods = settings.methods(settings.stream("projections", epoch, self.step))
+            counts = self.group.sum(self._count_units(self.graph, own, eps, methods))
+            line["units"] = [layer.to_json() for layer in layer_units(self.graph, methods, len(index), counts)]
+        seconds = time.perf_counter() - began
+        self.sums.landscape_seconds += seconds
+        if self.lines is not None:
+            self.lines.append({**line, "cost": {"seconds": seconds}})
+
+    def _count_units(self, graph: Graph, own: Tensor, eps: float, methods: Sequence[Method]) -> Tensor:
+        counts = []
+        for part in own.split(self.together):  # of an empty share, one that is empty too
+            x, y = self.data.images[part].to(self.device), self.data.labels[part].to(self.device)
+            sets = self.settings.ball(eps).around(x)
+            counts.append(count_units(graph, y, sets, methods, self.settings.memory))
+        return torch.stack(counts).sum(0)
 
     def _diverged(self, what: str, value: float, epoch: int, eps: float, lr: float) -> TrainingDiverged:
         where = f"epoch {epoch + 1}, step {self.step + 1} of {self.steps}, eps {eps:g}"
@@ -258,6 +309,8 @@ class Trainer:
             "examples_per_second": len(self.data) / max(self.sums.seconds, 1e-9),
             "peak_memory": peak_memory(self.device),
         }
+        if self.landscape is not None:
+            cost["landscape_seconds"] = self.sums.landscape_seconds
         self.history.append(
             Epoch(
                 epoch=epoch + 1,
@@ -296,6 +349,7 @@ class Trainer:
                 "sums": asdict(self.sums),
                 "history": [epoch.to_json() for epoch in self.history],
                 "best": self.best,
+                "landscape": 0 if self.lines is None else self.lines.size,
             }
         )
         self.saved_at = time.monotonic()
