@@ -45,13 +45,8 @@ def _lower(engine: Engine, name: str, rows: Tensor) -> Tensor:
 def _best(engine: Engine, name: str, rows: Tensor, rule: OptimisedSlopes, index: Tensor | None) -> Tensor:
     """Lower bounds for the inputs of an index, or for all: the best of the restarts."""
     n, r = len(engine.inputs) if index is None else len(index), rows.shape[1]
-    own = rule.slopes == "own" and r > 1
-    if own:  # as if each row had an input to itself
-        index = torch.arange(n, device=rows.device) if index is None else index
-        index = index.repeat_interleave(r)
-        rows = fold(rows.expand(n, *rows.shape[1:]))[:, None]
+    part, rows = _apart(engine, rows, rule, index)
     best: Tensor | None = None
-    part = engine.derived(index)
     draws = Draws(rule.seed, part.inputs.center)
     for restart in range(rule.restarts):
         shares = _descended(part, name, rows, rule, _start(part, name, rule, draws, restart))
@@ -60,6 +55,32 @@ def _best(engine: Engine, name: str, rows: Tensor, rule: OptimisedSlopes, index:
     if best is None:
         raise RuntimeError("a rule has at least one restart")
     return best.reshape(n, r)
+
+
+def _apart(engine: Engine, rows: Tensor, rule: OptimisedSlopes, index: Tensor | None = None) -> tuple[Engine, Tensor]:
+    """An engine for the inputs of an index, and their rows; where these have slopes of their own, as if each row had an
+    input to itself."""
+    n, r = len(engine.inputs) if index is None else len(index), rows.shape[1]
+    if rule.slopes == "own" and r > 1:
+        index = torch.arange(n, device=rows.device) if index is None else index
+        index = index.repeat_interleave(r)
+        rows = fold(rows.expand(n, *rows.shape[1:]))[:, None]
+    return engine.derived(index), rows
+
+
+def lines_of_rows(engine: Engine, name: str, rows: Tensor) -> tuple[Engine, dict[str, Relaxation]]:
+    """The lines that the lower bounds of rows are made with, whatever rule the slopes come from, without gradients.
+
+    Of optimised slopes those of the first start, and where each row has its own as many as rows: the engine that is
+    returned then has an input for each row.
+    """
+    rule = engine.method.slopes
+    engine.prepare(name)
+    if not isinstance(rule, OptimisedSlopes):
+        return engine, {node.name: engine.relaxations[node.name] for node in engine.graph.nonlinear(name)}
+    part, rows = _apart(engine, rows, rule)
+    shares = _descended(part, name, rows, rule, _start(part, name, rule, Draws(rule.seed, part.inputs.center), 0))
+    return part, _lines(part, name, shares, detached=True)
 
 
 def _start(engine: Engine, name: str, rule: OptimisedSlopes, draws: Draws, restart: int) -> Shares:

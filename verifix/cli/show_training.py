@@ -71,6 +71,7 @@ def show_training(result: Training, settings: TrainSettings, args: argparse.Name
         "training": _errors(best.train),
         **({} if best.validation is None else {f"validation ({best.validation.examples})": _errors(best.validation)}),
         "seconds": f"{sum(epoch.cost['seconds'] + epoch.cost['validation_seconds'] for epoch in result.history):.1f}",
+        **_landscape(result, args),
         "weights": str(Path(args.out) / "best.safetensors"),
     }
     table = Table(title=Text(f"{args.model} on {args.data}"), title_justify="left", show_header=False)
@@ -79,6 +80,17 @@ def show_training(result: Training, settings: TrainSettings, args: argparse.Name
     for name, value in rows.items():
         table.add_row(name, Text(value))
     Console().print(table)
+
+
+def _landscape(result: Training, args: argparse.Namespace) -> dict[str, str]:
+    """What measuring the landscape has cost, beside training."""
+    if args.landscape_every is None:
+        return {}
+    logged = sum(epoch.cost["landscape_seconds"] for epoch in result.history)
+    trained = sum(epoch.cost["seconds"] for epoch in result.history)
+    count = -(-result.history[-1].steps // args.landscape_every)
+    beside = f"{logged:.1f} s of logging beside {trained:.1f} s of training"
+    return {"landscape": f"{Path(args.out) / 'landscape.jsonl'}: {count} measurements, {beside}"}
 
 
 def _perturbation(settings: TrainSettings) -> str:

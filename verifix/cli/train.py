@@ -57,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="train a cascade of up to N networks, each on what those before it do not certify: RUN/stage-0 ... and "
         "RUN/cascade.json for verifix certify (default: 1, a single network)",
     )
+    _add_landscape(parser.add_argument_group("loss landscape"))
     parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
     parser.add_argument("--resume", action="store_true", help="go on with the training in RUN")
     parser.add_argument(
@@ -188,6 +189,29 @@ def _add_validation(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_landscape(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--landscape-every",
+        type=options.positive,
+        metavar="N",
+        help="measure loss and gradient along the gradient before every N-th step, into RUN/landscape.jsonl; see "
+        "verifix landscape (default: never)",
+    )
+    group.add_argument(
+        "--landscape-points",
+        type=options.positive,
+        default=10,
+        metavar="K",
+        help="steps of 0.5 to 5 learning rates, beside 0 and 1 (default: 10); each costs two gradients of the batch, "
+        "one once eps is reached",
+    )
+    group.add_argument(
+        "--landscape-fresh",
+        action="store_true",
+        help="measure with fresh random slopes or projections at every step too, for as much again",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; 0 when training has come to its end.
 
@@ -206,6 +230,8 @@ def run(args: argparse.Namespace) -> int:
         device = options.apply_common(args)
         data = options.load_data(args, split="train")
         if args.stages > 1:
+            if args.landscape_every is not None:
+                raise InvalidValue("landscape-every", args.landscape_every, "goes with one network: leave --stages out")
             from verifix.cli.train_cascade import run_cascade
 
             run_cascade(args, settings, data, device, _curves)
@@ -219,6 +245,9 @@ def run(args: argparse.Namespace) -> int:
                 out=args.out,
                 resume=args.resume,
                 checkpoint_seconds=args.checkpoint_seconds,
+                landscape_every=args.landscape_every,
+                landscape_points=args.landscape_points,
+                landscape_fresh=args.landscape_fresh,
                 saved=inner(model),
                 about=options.settings_of_model(args),
                 sources=options.sources_of_model(args, data),

@@ -268,7 +268,7 @@ class Trainer:
         if self.graph is not None and settings.bounded:
             methods = settings.methods(settings.stream("projections", epoch, self.step))
             counts = self.group.sum(self._count_units(self.graph, own, eps, methods))
-            line["units"] = [layer.to_json() for layer in layer_units(self.graph, methods, len(index), counts)]
+            line["units"] = [layer.to_json() for layer in layer_units(self.graph, counts)]
         seconds = time.perf_counter() - began
         self.sums.landscape_seconds += seconds
         if self.lines is not None:

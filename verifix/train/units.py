@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from verifix.bounds import Engine, Method
+from verifix.bounds.optimised import lines_of_rows
 from verifix.certify import Margins
 from verifix.graph import Graph, Node
 from verifix.operations import Lines, Relaxation, TwoPiece
@@ -32,7 +34,8 @@ class LayerUnits:
         unstable: the fraction of them whose bounds straddle zero.
         slopes: for each of :data:`CLASSES` the fractions of unstable units whose free line has the slope of the left
             piece (0 for ReLU), one between, and that of the right piece (1); all six add up to one. None where
-            the lines are flat (ibp) and nothing is free, or where no unit is unstable.
+            the lines are flat (ibp) and nothing is free, or where no unit is unstable. Of optimised slopes they are
+            those of the first start.
     """
 
     node: str
@@ -52,23 +55,22 @@ class LayerUnits:
 def count_units(graph: Graph, y: Tensor, inputs: InputSet, methods: Sequence[Method], memory: int | None) -> Tensor:
     """Sums over a batch from which :func:`layer_units` makes fractions: ``(methods * activations, 8)`` in float64.
 
-    The slopes are those of the lines that the engine has bounded the margins with, whatever rule they come from. In a
-    row: how many units there are, over all inputs; how many are unstable; of :data:`CLASSES` each, how many slopes
-    are :data:`SLOPES`, or -1 where no line is free.
+    The slopes are those of the lines that the engine bounds the margins with, whatever rule they come from. In a row:
+    how many units there are, over all inputs (and rows, where each has slopes of its own); how many are unstable; of
+    :data:`CLASSES` each, how many slopes are :data:`SLOPES`, or -1 where no line is free.
     """
     rows = Margins(y, graph.shape[0]).rows(slice(None), inputs.center)
     counts = []
     for method in methods:
-        engine = Engine(graph, inputs, method, memory=memory, rounding=False)
-        engine.rows(graph.output, rows, upper=False)
-        counts += [_counts(node, *engine.preactivation(node), engine.relaxations[node.name]) for node in _nodes(graph)]
+        engine, lines = lines_of_rows(Engine(graph, inputs, method, memory=memory, rounding=False), graph.output, rows)
+        counts += [_counts(node, *engine.preactivation(node), lines[node.name]) for node in _nodes(graph)]
     if not counts:
         return inputs.center.new_zeros(0, COUNTED, dtype=torch.float64)
     return torch.stack(counts)
 
 
-def layer_units(graph: Graph, methods: Sequence[Method], inputs: int, counts: Tensor) -> list[LayerUnits]:
-    """The fractions, from the sums over so many inputs."""
+def layer_units(graph: Graph, counts: Tensor) -> list[LayerUnits]:
+    """The fractions, from the sums."""
     nodes = _nodes(graph)
     found = []
     for number, row in enumerate(counts.tolist()):
@@ -78,7 +80,7 @@ def layer_units(graph: Graph, methods: Sequence[Method], inputs: int, counts: Te
         if unstable and min(shares) >= 0:
             fractions = [share / unstable for share in shares]
             slopes = ((fractions[0], fractions[1], fractions[2]), (fractions[3], fractions[4], fractions[5]))
-        found.append(LayerUnits(node.name, method, int(total) // inputs, unstable / total, slopes))
+        found.append(LayerUnits(node.name, method, math.prod(node.shape), unstable / total, slopes))
     return found
 
 
