@@ -5,6 +5,10 @@ defenses" (2018). All but the residual ones are plain ``nn.Sequential`` whose st
 Every convolution has padding 1; "downsampling" means a 4x4 kernel with stride 2. Inputs are images of shape
 ``(n, 1, 28, 28)`` or ``(n, 3, 32, 32)``, or feature rows ``(n, 561)``; outputs are logits ``(n, classes)``.
 
+And those of training by intervals: ``ibp_small`` and ``ibp_medium`` (Gowal et al. 2018; DM-small and DM-medium in Zhang
+et al. 2020), ``ibp_large`` (DM-large there) and ``cnn7`` (Shi et al. 2021, CTBench), plain ``nn.Sequential`` too, for
+images of ``channels`` and ``size``.
+
 >>> import torch
 >>> mnist_small()(torch.zeros(2, 1, 28, 28)).shape
 torch.Size([2, 10])
@@ -20,13 +24,18 @@ from verifix.errors import InvalidValue
 
 __all__ = [
     "cifar_large",
+    "cifar_medium",
     "cifar_resnet",
     "cifar_small",
+    "cnn7",
     "digits_small",
     "har_500",
     "har_500_250",
     "har_500_250_100",
     "har_resnet",
+    "ibp_large",
+    "ibp_medium",
+    "ibp_small",
     "mnist_500",
     "mnist_deep",
     "mnist_large",
@@ -101,6 +110,11 @@ def cifar_large() -> nn.Sequential:
     return _large(channels=3, size=32)
 
 
+def cifar_medium() -> nn.Sequential:
+    """The same as :func:`cifar_large`, which Zhang et al. and Lee et al. call medium: 2,466,858 parameters."""
+    return cifar_large()
+
+
 def svhn_small() -> nn.Sequential:
     """The same as :func:`cifar_small`: 214,918 parameters."""
     return cifar_small()
@@ -129,6 +143,83 @@ def cifar_resnet(blocks: int = 1, factor: int = 1) -> nn.Sequential:
         nn.Flatten(),
         *_dense(high * 64, 1000),
         nn.Linear(1000, 10),
+    )
+
+
+def cnn7(
+    channels: int = 3, size: int = 32, width: int = 64, classes: int = 10, batch_norm: bool = True
+) -> nn.Sequential:
+    """Five 3x3 convolutions of ``width`` (two) and ``2 * width`` channels, the third with stride 2; then 512 units.
+
+    Batch norm follows every layer but the last. 17,192,650 parameters for 3x32x32 images and 13,259,338 for
+    ``channels=1, size=28``; 2,048 fewer without batch norm, which is :func:`ibp_large`.
+
+    Raises:
+        InvalidValue: a number below 1.
+    """
+    width, classes = _at_least_one("width", width), _at_least_one("classes", classes)
+    channels, size = _at_least_one("channels", channels), _at_least_one("size", size)
+    layers: list[nn.Module] = []
+    for outputs, stride in ((width, 1), (width, 1), (2 * width, 2), (2 * width, 1), (2 * width, 1)):
+        layers.append(nn.Conv2d(channels, outputs, 3, stride=stride, padding=1))
+        layers += [nn.BatchNorm2d(outputs), nn.ReLU()] if batch_norm else [nn.ReLU()]
+        channels = outputs
+    layers += [nn.Flatten(), nn.Linear(2 * width * ((size + 1) // 2) ** 2, 512)]
+    layers += [nn.BatchNorm1d(512), nn.ReLU()] if batch_norm else [nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(512, classes))
+
+
+def ibp_large(channels: int = 3, size: int = 32) -> nn.Sequential:
+    """:func:`cnn7` without batch norm: 17,190,602 parameters and 229,888 hidden units for 3x32x32 images, 13,257,290
+    and 176,128 for ``channels=1, size=28``.
+
+    Raises:
+        InvalidValue: a number below 1.
+    """
+    return cnn7(channels, size, batch_norm=False)
+
+
+def ibp_medium(channels: int = 3, size: int = 32) -> nn.Sequential:
+    """Four convolutions without padding, of 32 (3x3), 32 (4x4, stride 2), 64 (3x3) and 64 channels (4x4, stride 2),
+    then 512 and 512 units: 1,188,906 parameters for 3x32x32 images, 893,418 for ``channels=1, size=28``.
+
+    Raises:
+        InvalidValue: ``channels`` is below 1, ``size`` below 16.
+    """
+    channels, side = _at_least_one("channels", channels), (_at_least("size", size, 16) - 4) // 2
+    side = (side - 4) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 4, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        *_dense(64 * side**2, 512),
+        *_dense(512, 512),
+        nn.Linear(512, 10),
+    )
+
+
+def ibp_small(channels: int = 3, size: int = 32) -> nn.Sequential:
+    """Two 4x4 convolutions without padding, of 16 (stride 2) and 32 channels, then 100 units: 470,918 parameters for
+    3x32x32 images, 329,606 for ``channels=1, size=28``.
+
+    Raises:
+        InvalidValue: ``channels`` is below 1, ``size`` below 10.
+    """
+    channels, side = _at_least_one("channels", channels), (_at_least("size", size, 10) - 2) // 2 - 3
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4),
+        nn.ReLU(),
+        nn.Flatten(),
+        *_dense(32 * side**2, 100),
+        nn.Linear(100, 10),
     )
 
 
@@ -229,6 +320,10 @@ def _dense(inputs: int, outputs: int) -> Iterator[nn.Module]:
 
 
 def _at_least_one(argument: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidValue(argument, value, "must be a whole number of at least 1")
+    return _at_least(argument, value, 1)
+
+
+def _at_least(argument: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidValue(argument, value, f"must be a whole number of at least {least}")
     return value
