@@ -8,11 +8,12 @@ from verifix.operations.maxpool import MaxPool
 from verifix.operations.movement import Concatenation, Movement, Sum
 from verifix.operations.piecewise import Clip, TwoPiece
 from verifix.operations.relaxation import Levels, Lines, Relaxation, Slab
-from verifix.operations.scaling import Scaling, batch_norm, module_batch_norm
+from verifix.operations.scaling import BatchNorm, Scaling, batch_norm, module_batch_norm
 from verifix.operations.smooth import Sigmoid, Tanh
 
 __all__ = [
     "Affine",
+    "BatchNorm",
     "Clip",
     "Concatenation",
     "Convolution",

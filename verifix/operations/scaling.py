@@ -45,34 +45,54 @@ class Scaling(Affine):
         return super().offset_size(like) if self.shift_size is None else read(self.shift_size, like)
 
 
-def batch_norm(
-    shape: Shape, weight: Value | None, bias: Value | None, mean: Value, variance: Value, epsilon: float
-) -> Scaling:
-    """Batch normalisation with stored statistics over axis 0: ``weight (x - mean) / sqrt(variance + epsilon) + bias``.
+class Statistics:
+    """Mean and variance of batch norm: the stored ones, or for a while those that are put ``instead``."""
+
+    def __init__(self, mean: Value, variance: Value) -> None:
+        self.mean, self.variance = mean, variance
+        self.instead: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        return (self.mean(), self.variance()) if self.instead is None else self.instead
+
+
+class BatchNorm(Scaling):
+    """Batch normalisation over axis 0: ``weight (x - mean) / sqrt(variance + epsilon) + bias``.
 
     Scale and shift are computed in float64, so that casting them costs one rounding each.
     """
 
-    def scale() -> Tensor:
-        inverse = (variance().double() + epsilon).rsqrt()
-        return _column(inverse if weight is None else weight().double() * inverse, shape)
+    def __init__(
+        self, shape: Shape, weight: Value | None, bias: Value | None, statistics: Statistics, epsilon: float
+    ) -> None:
+        def scale() -> Tensor:
+            inverse = (statistics()[1].double() + epsilon).rsqrt()
+            return _column(inverse if weight is None else weight().double() * inverse, shape)
 
-    def shift() -> Tensor:
-        moved = -_column(mean().double(), shape) * scale()
-        return moved if bias is None else moved + _column(bias().double(), shape)
+        def shift() -> Tensor:
+            moved = -_column(statistics()[0].double(), shape) * scale()
+            return moved if bias is None else moved + _column(bias().double(), shape)
 
-    def shift_size() -> Tensor:
-        moved = (_column(mean().double(), shape) * scale()).abs()
-        return moved if bias is None else moved + _column(bias().double(), shape).abs()
+        def shift_size() -> Tensor:
+            moved = (_column(statistics()[0].double(), shape) * scale()).abs()
+            return moved if bias is None else moved + _column(bias().double(), shape).abs()
 
-    return Scaling(shape, scale, shift, shift_size)
+        super().__init__(shape, scale, shift, shift_size)
+        self.weight, self.bias, self.statistics = weight, bias, statistics
+
+
+def batch_norm(
+    shape: Shape, weight: Value | None, bias: Value | None, mean: Value, variance: Value, epsilon: float
+) -> BatchNorm:
+    """Batch normalisation at test time: with stored statistics."""
+    return BatchNorm(shape, weight, bias, Statistics(mean, variance), epsilon)
 
 
 def _column(channels: Tensor, shape: Shape) -> Tensor:
     return channels.reshape(-1, *[1] * (len(shape) - 1))
 
 
-def module_batch_norm(shape: Shape, module: nn.modules.batchnorm._BatchNorm) -> Scaling:
+def module_batch_norm(shape: Shape, module: nn.modules.batchnorm._BatchNorm) -> BatchNorm:
     """The test-time map of a batch normalisation module, following its parameters and statistics."""
     from verifix.operations.base import live
 
