@@ -25,6 +25,7 @@ class Drawn:
     deviation: float
 
 
+@torch.enable_grad()  # so that what is computed from parameters shows it
 def drawn_weights(graph: Graph) -> tuple[Drawn, ...]:
     """What :func:`initialise` draws, in the order in which it does.
 
