@@ -84,16 +84,17 @@ class CleanStatistics:
     """The batch norm of a network while it is trained by bounds, with statistics of clean inputs.
 
     Args:
-        graph: the network; only batch norm whose parameters are not frozen is taken care of.
+        graph: the network; only batch norm whose parameters are not frozen is taken care of. None, where training uses
+            stored statistics: then nothing here does anything.
 
     Raises:
         InvalidValue: a network without such batch norm, one whose statistics are no buffers of it, or one that is used
             twice.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph | None) -> None:
         self.graph = graph
-        self._layers = _layers(graph)
+        self._layers = {} if graph is None else _layers(graph)
         self._pools: dict[str, _Pool] | None = None
 
     @property
@@ -110,17 +111,18 @@ class CleanStatistics:
     def of(self, x: Tensor) -> Iterator[Mapping[str, Tensor]]:
         """The values of all nodes for a batch; within, the graph normalises with the statistics of these.
 
-        A single input has none: the stored ones stay then. Gradients flow through the statistics.
+        A single input has none: the stored ones stay then, and values are not computed, nor are they without a graph.
+        Gradients flow through the statistics.
         """
         try:
-            yield self._values(x) if len(x) > 1 else self.graph.activations(x)
+            yield {} if self.graph is None or len(x) < 2 else self._values(self.graph, x)
         finally:
             for layer in self._layers.values():
                 layer.operation.statistics.instead = None
 
-    def _values(self, x: Tensor) -> Mapping[str, Tensor]:
+    def _values(self, graph: Graph, x: Tensor) -> Mapping[str, Tensor]:
         values = {INPUT: x}
-        for node in self.graph.nodes.values():
+        for node in graph.nodes.values():
             inputs = [values[name] for name in node.inputs]
             layer = self._layers.get(node.name)
             if layer is not None:
@@ -163,13 +165,15 @@ class CleanStatistics:
             images: all training inputs, ``(n, *shape)``.
             together: how many of them fit into memory, with all activations; at most 256 are taken.
         """
+        if self.graph is None:
+            return
         share = images[group.share(len(images))]
         for layer in self._layers.values():
-            count, first, second = 0, torch.zeros_like(layer.mean, dtype=torch.float64), torch.zeros_like(layer.mean)
-            second = second.double()
+            count, first = 0, torch.zeros_like(layer.mean, dtype=torch.float64)
+            second = first.clone()
             center = layer.mean.reshape(-1, *[1] * (len(layer.operation.shape) - 1))  # so that little cancels
             for x in share.split(min(together, _TOGETHER)) if len(share) else ():
-                away = self._activation(layer.node.inputs[0], x.to(center.device)) - center
+                away = _activation(self.graph, layer.node.inputs[0], x.to(center.device)) - center
                 count += away.numel() // len(first)
                 first += away.sum(layer.axes, dtype=torch.float64)
                 second += away.square().sum(layer.axes, dtype=torch.float64)
@@ -178,11 +182,12 @@ class CleanStatistics:
             layer.mean.add_(first / count)
             layer.variance.copy_((second - first.square() / count).clamp(min=0) / max(count - 1, 1))
 
-    def _activation(self, name: str, x: Tensor) -> Tensor:
-        values = {INPUT: x}
-        for node in self.graph.ancestors(name):
-            values[node.name] = node.operation.forward(*(values[source] for source in node.inputs))
-        return values[name]
+
+def _activation(graph: Graph, name: str, x: Tensor) -> Tensor:
+    values = {INPUT: x}
+    for node in graph.ancestors(name):
+        values[node.name] = node.operation.forward(*(values[source] for source in node.inputs))
+    return values[name]
 
 
 def _layers(graph: Graph) -> dict[str, _Layer]:
