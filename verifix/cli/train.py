@@ -46,9 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="norms and radii of msd, worst and augmentation, such as linf:0.3,l2:1.5,l1:12; --eps is then a factor of "
         "them all (default: 1)",
     )
-    _add_schedule(parser.add_argument_group("schedule"))
-    _add_optimiser(parser.add_argument_group("optimiser"))
-    _add_validation(parser.add_argument_group("validation"))
+    add_shared(parser)
     parser.add_argument(
         "--stages",
         type=options.positive,
@@ -68,6 +66,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="time between two checkpoints within an epoch; there is one after each anyway (default: 300)",
     )
     options.add_common(parser)
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every method has; see :func:`shared_settings`."""
+    _add_schedule(parser.add_argument_group("schedule"))
+    _add_optimiser(parser.add_argument_group("optimiser"))
+    _add_validation(parser.add_argument_group("validation"))
 
 
 def _add_smoothing(group: argparse._ArgumentGroup) -> None:
@@ -234,7 +239,7 @@ def run(args: argparse.Namespace) -> int:
                 raise InvalidValue("landscape-every", args.landscape_every, "goes with one network: leave --stages out")
             from verifix.cli.train_cascade import run_cascade
 
-            run_cascade(args, settings, data, device, _curves)
+            run_cascade(args, settings, data, device, curves)
             return 0
         model = options.load_network(args, data, device)
         with training_meter() as progress:
@@ -252,7 +257,7 @@ def run(args: argparse.Namespace) -> int:
                 about=options.settings_of_model(args),
                 sources=options.sources_of_model(args, data),
                 progress=progress,
-                on_epoch=_curves(Path(args.out) / "curves.png"),
+                on_epoch=curves(Path(args.out) / "curves.png"),
             )
         if Group.current(device).first:
             training_curves(Path(args.out) / "curves.png", result.history)
@@ -260,7 +265,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
+def curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
     """Draws the picture after an epoch, but spends no more than a small part of the time on it."""
     from verifix.report import training_curves
 
