@@ -53,6 +53,7 @@ RUNS = {
     "results.jsonl": "results of certify, attack, radius or detect",
     "checkpoint.pt": "a training run",
     "cascade.json": "a cascade",
+    "comparison.json": "a comparison",
 }
 """The file that each kind of run is known by, and what it is."""
 

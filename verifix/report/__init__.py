@@ -1,6 +1,7 @@
 """What people look at: tables and pictures."""
 
 from verifix.report.boundary import boundary_figure
+from verifix.report.comparison import comparison_picture
 from verifix.report.curves import training_curves
 from verifix.report.estimates import estimates_figure
 from verifix.report.filters import filters_figure
@@ -17,6 +18,7 @@ __all__ = [
     "SmoothedCurve",
     "accuracy_picture",
     "boundary_figure",
+    "comparison_picture",
     "draw_network",
     "draw_toy",
     "estimates_figure",
