@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from verifix.train import Epoch
 
 BROKEN = 1
-DESCRIPTION = """Train a network by each method, for each radius and seed, all other settings being equal; certify it by the
-best of all bounds, and by the bound it was trained with; attack it with PGD. DIR/table.md, DIR/summary.json and
-DIR/compare.png have standard, attacked and verified errors, seconds and memory. The networks of all methods begin with
-the same weights, the best epoch is chosen on examples held out of the training set, and the test set is used once. What
-was stopped, in whatever way, goes on with --resume; on several machines, each does cells of its own with --only.
-Training that diverges is one of the results. Exit status 1 if the attack breaks a certificate, which would be a bug."""
+DESCRIPTION = """Train a network by each method, for each radius and seed, all other settings being equal; certify it
+by the best of all bounds, and by the bound it was trained with; attack it with PGD. DIR/table.md, DIR/summary.json
+and DIR/compare.png have standard, attacked and verified errors, seconds and memory. The networks of all methods begin
+with the same weights, the best epoch is chosen on examples held out of the training set, and the test set is used
+once. What was stopped, in whatever way, goes on with --resume; on several machines, each does cells of its own with
+--only. Training that diverges is one of the results. Exit status 1 if the attack breaks a certificate, which would be
+a bug."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
