@@ -17,7 +17,9 @@ from typing import NoReturn
 from verifix._version import __version__
 from verifix.errors import UserError
 
-COMMANDS = ("info", "demo", "train", "compare", "certify", "attack", "radius", "detect", "figures", "smooth")
+COMMANDS = (
+    "info", "demo", "train", "compare", "certify", "attack", "radius", "detect", "figures", "landscape", "smooth"
+)  # fmt: skip
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 

@@ -256,7 +256,7 @@ def load_network(args: argparse.Namespace, data: Dataset, device: str) -> nn.Mod
     """
     from verifix.models import load_model
 
-    _allow_own_modules()
+    allow_own_modules()
     shape, dtype = data.input_shape, data.images.dtype
     return load_model(args.model, args.weights, args.mean, args.std, input_shape=shape, dtype=dtype).to(device)
 
@@ -269,13 +269,14 @@ def load_cascade(args: argparse.Namespace, data: Dataset, device: str) -> list[n
     """
     from verifix.models import load_stages
 
-    _allow_own_modules()
+    allow_own_modules()
     shape, dtype = data.input_shape, data.images.dtype
     stages = load_stages(args.model, args.weights, args.mean, args.std, input_shape=shape, dtype=dtype)
     return stages and [stage.to(device) for stage in stages]
 
 
-def _allow_own_modules() -> None:
+def allow_own_modules() -> None:
+    """Let the network be a module of the user's own, in the working folder."""
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that MODEL may be a module of the user's own
 

@@ -1,0 +1,71 @@
+"""How tight several bounds are on one network, as figure 3 of Lee et al."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verifix.report.style import CLASSES, new_figure
+from verifix.train.tightness import MarginBounds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class NetworkTightness:
+    """Several bounds of one network: its name, the radius, and what each method makes of the same inputs."""
+
+    name: str
+    eps: float
+    methods: Sequence[MarginBounds]
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Of each method the mean and the median over inputs, of both measures."""
+        return {
+            method.method: {
+                "total_mean": float(method.total.mean()),
+                "total_median": float(method.total.median()),
+                "loss_mean": float(method.loss.mean()),
+                "loss_median": float(method.loss.median()),
+            }
+            for method in self.methods
+        }
+
+
+def violins_figure(networks: Sequence[NetworkTightness], title: str = "") -> Figure:
+    """One row for each network; left its robust loss, right the sum of its margin bounds; the lower the tighter.
+
+    A violin is over inputs; its line is the median, its dot the mean.
+    """
+    figure = new_figure(1.5 * max(len(network.methods) for network in networks) + 3.5, 2.9 * len(networks) + 0.5)
+    places = figure.subplots(len(networks), 2, squeeze=False)
+    for network, (left, right) in zip(networks, places, strict=True):
+        _draw(left, network, [method.loss.numpy() for method in network.methods], "robust loss")
+        _draw(right, network, [method.total.numpy() for method in network.methods], "sum of margin bounds")
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _draw(axes: Axes, network: NetworkTightness, values: Sequence[NDArray[np.float64]], label: str) -> None:
+    places = np.arange(1, len(values) + 1)
+    known = [part[np.isfinite(part)] for part in values]
+    drawn = [(place, part) for place, part in zip(places, known, strict=True) if len(part)]
+    if drawn:
+        at, parts = [place for place, _ in drawn], [part for _, part in drawn]
+        violins: dict[str, Any] = axes.violinplot(parts, at, showextrema=False, showmedians=True, widths=0.8)
+        for number, body in enumerate(violins["bodies"]):
+            body.set_facecolor(CLASSES[number % len(CLASSES)])
+            body.set_alpha(0.5)
+        violins["cmedians"].set_color("black")
+        axes.plot(at, [part.mean() for part in parts], "o", color="black", markersize=3)
+    axes.set_xticks(places, [method.method for method in network.methods], rotation=20, fontsize="small")
+    axes.set_ylabel(label)
+    axes.set_title(f"{network.name}, eps {network.eps:g}", fontsize="medium")
+    axes.grid(alpha=0.3, axis="y")
