@@ -20,8 +20,8 @@ from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, Union
 from verifix.train import TrainSettings, evaluate_attacked, train, train_cascade
 from verifix.train.adversarial import AdversarialObjective, adversarial_examples, validation_attack
+from verifix.train.checks import ADVERSARIAL, OVER_UNIONS
 from verifix.train.distributed import Group
-from verifix.train.settings import ADVERSARIAL, OVER_UNIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 UNION = "linf:0.1,l2:0.5,l1:1.5"

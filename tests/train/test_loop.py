@@ -25,6 +25,7 @@ from verifix.train import (
     train,
 )
 from verifix.train.distributed import Group
+from verifix.train.loss import bounded_logits
 from verifix.zoo import ResidualDense
 
 ALONE = Group(0, 1, torch.device("cpu"))
@@ -272,11 +273,12 @@ class TestDiverged:
     ) -> None:
         calls: list[Tensor] = []
 
-        def broken(graph: Any, y: Tensor, *args: Any) -> Tensor:
+        def broken(graph: Any, y: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Any]:
             calls.append(y)
-            return robust_logits(graph, y, *args) * (math.inf if len(calls) == call else 1.0)
+            logits, engine = bounded_logits(graph, y, *args, **options)
+            return logits * (math.inf if len(calls) == call else 1.0), engine
 
-        monkeypatch.setattr("verifix.train.objective.robust_logits", broken)
+        monkeypatch.setattr("verifix.train.objective.bounded_logits", broken)
         model = network()
         pattern = rf"loss = nan in epoch {epoch}, step {step} of 5, eps 0.0.*: the likely cause is that .*{cause}"
         with pytest.raises(TrainingDiverged, match=pattern):

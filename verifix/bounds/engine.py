@@ -239,6 +239,21 @@ class Engine:
         engine.relaxations |= relaxations or {}
         return engine
 
+    def beside(self, method: Method) -> Engine:
+        """An engine over the same sets for another method; where both take hidden bounds from an interval pass, what
+        either finds in that is found for both."""
+        engine = Engine(
+            self.graph,
+            self.inputs,
+            method,
+            memory=self.memory,
+            rounding=self.rounding,
+            native=self._native_wanted,
+        )
+        if self.method.intermediate == method.intermediate == "interval":
+            engine._intervals, engine._preactivations = self._intervals, self._preactivations
+        return engine
+
     def _slack(self, name: str) -> float:
         """What the terms of a center or a row at a node add up to, at most, in units of its magnitude."""
         return SLAB + sum(isinstance(node.operation, MaxPool) for node in self.graph.ancestors(name))

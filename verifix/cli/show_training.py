@@ -66,6 +66,7 @@ def show_training(result: Training, settings: TrainSettings, args: argparse.Name
     rows = {
         "perturbation": _perturbation(settings),
         "method": settings.method + ("" if settings.estimator == "exact" else f", {settings.estimator}"),
+        **_weights(settings),
         "epochs": f"{last.epoch}, stopped early" if result.stopped_early else str(last.epoch),
         "best epoch": str(best.epoch),
         "training": _errors(best.train),
@@ -95,7 +96,8 @@ def _landscape(result: Training, args: argparse.Namespace) -> dict[str, str]:
 
 def _perturbation(settings: TrainSettings) -> str:
     if settings.bounded:
-        return f"{settings.norm} ball of radius {settings.eps:.6g}{_box(settings)}"
+        test = "" if settings.eps_test is None else f", validation {settings.eps_test:.6g}"
+        return f"{settings.norm} ball of radius {settings.eps:.6g}{test}{_box(settings)}"
     if settings.union is not None:
         return f"union of balls {settings.union}{_factor(settings)}{_box(settings)}"
     if settings.by_examples:
@@ -107,6 +109,13 @@ def _perturbation(settings: TrainSettings) -> str:
     if not settings.adversarial:
         return noise
     return f"{noise}, around points within l2 distance {settings.attack_eps:g}{_box(settings)} that an attack finds"
+
+
+def _weights(settings: TrainSettings) -> dict[str, str]:
+    """Those of the terms of certified training that are not as usual, from the start to the end."""
+    given = {"beta": (settings.beta, (1.0, 1.0)), "kappa": (settings.kappa, (0.0, 0.0))}
+    shown = {name: f"{value[0]:g} to {value[1]:g}" for name, (value, usual) in given.items() if value != usual}
+    return shown | ({"l1": f"{settings.l1:g}"} if settings.l1 else {})
 
 
 def _factor(settings: TrainSettings) -> str:
@@ -121,7 +130,7 @@ def _errors(measures: Measures) -> str:
     if measures.estimated_radius is not None:
         votes = f"error of votes {measures.smoothed_error:.2%}, radius (estimated) {measures.estimated_radius:.4f}"
         return f"noisy error {measures.error:.2%}, {votes}"
-    if measures.objective is not None:
+    if measures.noisy:
         return f"noisy error {measures.error:.2%}"
     robust = "" if measures.robust_error is None else f", robust error {measures.robust_error:.2%}"
     return f"error {measures.error:.2%}{robust}"

@@ -39,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     options.add_estimator(parser)
     options.add_memory(parser, default=1 << 30)
+    _add_objective(parser.add_argument_group("certified training"))
     _add_smoothing(parser.add_argument_group("randomized smoothing"))
     parser.add_argument(
         "--union",
@@ -73,6 +74,29 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
     _add_validation(parser.add_argument_group("validation"))
+
+
+def _add_objective(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--beta",
+        type=options.number,
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="weight of the method's bound beside that of ibp, going with eps (default: 1 1, the method's alone)",
+    )
+    group.add_argument(
+        "--kappa",
+        type=options.number,
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="weight of the plain cross-entropy beside the robust one, going with eps (default: 0 0)",
+    )
+    group.add_argument(
+        "--eps-test", type=options.number, metavar="EPS", help="radius of validation, at most --eps (default: --eps)"
+    )
+    group.add_argument(
+        "--l1", type=options.number, metavar="W", help="weight of the sum of absolute weights (default: 0)"
+    )
 
 
 def _add_smoothing(group: argparse._ArgumentGroup) -> None:
@@ -135,6 +159,12 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--eps-ramp", type=options.number, metavar="N", help="epochs until --eps is reached (default: a third of all)"
+    )
+    group.add_argument(
+        "--eps-warmup",
+        type=options.number,
+        metavar="N",
+        help="epochs of plain training before that; --eps-start is then 0 by default (default: 0)",
     )
     group.add_argument(
         "--lr-schedule",
@@ -284,7 +314,8 @@ def curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
 def _settings(args: argparse.Namespace) -> TrainSettings:
     """The arguments that decide the result; each has the name of its setting."""
     from verifix.train import TrainSettings
-    from verifix.train.settings import OVER_UNIONS, SMOOTHING, STANDARD
+    from verifix.train.checks import OVER_UNIONS
+    from verifix.train.settings import SMOOTHING, STANDARD
 
     if args.eps is None and args.method not in (STANDARD, *SMOOTHING, *OVER_UNIONS):
         raise InvalidValue("eps", None, "name the radius to train for, such as --eps 0.1 (or --method none)")

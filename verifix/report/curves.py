@@ -23,7 +23,8 @@ def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
 
     figure = new_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
-    if history[0].train.objective is None:
+    noisy = history[0].train.noisy
+    if not noisy:
         _draw(left, history, {"robust": lambda of: of.robust_loss, "standard": lambda of: of.loss})
         _draw(right, history, {"robust": lambda of: of.robust_error, "standard": lambda of: of.error})
     else:
@@ -39,7 +40,7 @@ def training_curves(path: str | Path, history: Sequence[Epoch]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    (left if history[0].train.objective is None else right).legend(fontsize="small")
+    (right if noisy else left).legend(fontsize="small")
     write_figure(Path(path), figure)
 
 

@@ -103,7 +103,7 @@ def train_cascade(
 ) -> CascadeTraining:
     """Train networks one after the other, each on the examples that those before it leave uncertified.
 
-    What is left is found by certificates at the full eps, with nothing estimated and rounding accounted, among the
+    What is left is found by certificates at ``eps_test``, with nothing estimated and rounding accounted, among the
     examples to train on and among those held out alike. The first stage is trained exactly as :func:`train` would.
 
     Args:
@@ -204,13 +204,13 @@ def _left(
     if known is not None:
         return known
     try:
-        cascade = Cascade(models[-1:], settings.ball(), settings.exact_methods)
+        cascade = Cascade(models[-1:], settings.validation_ball, settings.exact_methods)
         numbers = torch.tensor(before.train)
         train_left = numbers[_stages(cascade, rest.select(numbers), group)[0] < 0].tolist()
         validation_left: list[int] = []
         errors: Errors | None = None
         if held_out is not None:
-            whole = Cascade(models, settings.ball(), settings.exact_methods)
+            whole = Cascade(models, settings.validation_ball, settings.exact_methods)
             stages, predictions, labels = _stages(whole, held_out, group)
             validation_left = (stages < 0).nonzero()[:, 0].tolist()
             wrong = (stages < 0) | (predictions != held_out.labels)

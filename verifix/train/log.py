@@ -22,10 +22,11 @@ class Measures:
     training they are those at the points that an attack finds, and prove nothing.
 
     In training for smoothing, ``loss`` and ``error`` are averages over noisy copies of the inputs too (of the attacked
-    points, in training with an attack), and there are three more, None elsewhere:
+    points, in training with an attack).
 
     Attributes:
-        objective: in training, what is minimised; the loss, and the penalty of ``adre``.
+        objective: in training, what is minimised, where that is none of the losses: for smoothing the loss and the
+            penalty of ``adre``; in certified training the robust loss, the plain one and penalties together.
         smoothed_error: in validation, the fraction of inputs for which a vote over some noisy copies is not the label.
         estimated_radius: in validation, the mean of the l2 radii that those votes suggest, see
             :func:`verifix.train.validation.evaluate_under_noise`; an estimate, nothing certified.
@@ -39,6 +40,11 @@ class Measures:
     objective: float | None = None
     smoothed_error: float | None = None
     estimated_radius: float | None = None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether they are of noisy copies, in training for smoothing."""
+        return self.objective is not None and self.robust_loss is None
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -111,7 +117,7 @@ class Epoch:
         eps, lr: of its last step; with an attack, ``eps`` is its radius.
         gradient: the mean norm of the gradient, before clipping.
         train: over all batches, at the eps and with the weights of each step.
-        validation: after the epoch, at the full eps, with nothing estimated; None where it was not looked at.
+        validation: after the epoch, at ``eps_test``, with nothing estimated; None where it was not looked at.
         best: whether it is the best so far of those at the full eps, which is what ``best.safetensors`` holds.
         cost: ``seconds`` of training and of validation, ``examples_per_second``, and ``peak_memory`` of the process (on
             a GPU of its tensors) in bytes: what a run that is repeated has otherwise. ``landscape_seconds`` too where

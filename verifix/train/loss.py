@@ -6,15 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from verifix.bounds import Engine, MethodLike, parse_method
+from verifix.bounds import NAMED, Engine, MethodLike, parse_method
 from verifix.certify import Margins
 from verifix.errors import InvalidValue
 from verifix.graph import Graph
 from verifix.sets import InputSet
 
+IBP = NAMED["ibp"]
+
 
 def robust_logits(
-    graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *, memory: int | None = None
+    graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *, beta: float = 1.0, memory: int | None = None
 ) -> Tensor:
     """Logits at least as bad for the label as any input of the set can make them: ``(n, classes)``, zero at the label.
 
@@ -26,26 +28,39 @@ def robust_logits(
         y: labels ``(n,)``.
         inputs: where the inputs may be, in raw units.
         method: as in :func:`verifix.bounds`; the seed of an estimator should differ from step to step.
+        beta: the weight of that bound; the rest is that of interval bounds (Lee et al., equation 3), from the same
+            interval pass where the method has one. At 0 and 1 only one of them is computed.
         memory: byte budget of the rows of a pass; what autograd keeps is not bounded by it.
 
     Raises:
-        InvalidValue: labels that are no classes, an estimator that does not fit the sets, no method.
+        InvalidValue: labels that are no classes, an estimator that does not fit the sets, no method, a weight that is
+            not within [0, 1].
     """
+    return bounded_logits(graph, y, inputs, method, beta=beta, memory=memory)[0]
+
+
+def bounded_logits(
+    graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *, beta: float = 1.0, memory: int | None = None
+) -> tuple[Tensor, Engine]:
+    """The same, and the engine of the first bound, which knows the bounds of hidden units."""
+    if not 0 <= beta <= 1:
+        raise InvalidValue("beta", beta, "must lie within [0, 1]")
     specification = Margins(y, graph.shape[0])
-    everything = slice(None)
-    rows = specification.rows(everything, inputs.center)
-    lower: Tensor | None = None
-    for choice in parse_method(method):
-        engine = Engine(graph, inputs, choice, memory=memory, rounding=False)
-        bound, _ = engine.rows(graph.output, rows, upper=False)
-        lower = bound if lower is None else torch.maximum(lower, bound)
-    if lower is None:
-        raise InvalidValue("method", method, "name at least one")
+    rows = specification.rows(slice(None), inputs.center)
+    first, *others = parse_method(method) if beta else (IBP,)
+    engine = Engine(graph, inputs, first, memory=memory, rounding=False)
+    lower, _ = engine.rows(graph.output, rows, upper=False)
+    for choice in others:
+        lower = torch.maximum(lower, engine.beside(choice).rows(graph.output, rows, upper=False)[0])
+    if 0 < beta < 1:
+        lower = beta * lower + (1 - beta) * engine.beside(IBP).rows(graph.output, rows, upper=False)[0]
     logits = inputs.center.new_zeros(len(inputs), graph.shape[0])
-    return logits.scatter(1, specification.others.to(lower.device), -lower)
+    return logits.scatter(1, specification.others.to(lower.device), -lower), engine
 
 
-def robust_loss(graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *, memory: int | None = None) -> Tensor:
+def robust_loss(
+    graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *, beta: float = 1.0, memory: int | None = None
+) -> Tensor:
     """Mean cross-entropy of the robust logits: an upper bound on the cross-entropy of every input of the set.
 
     Thesis, theorem 2 and equation 3.26; Lee et al., equation 1. The loss is monotone and does not change when a
@@ -60,4 +75,4 @@ def robust_loss(graph: Graph, y: Tensor, inputs: InputSet, method: MethodLike, *
     >>> bool(loss >= F.cross_entropy(model(x), y) - 1e-6)
     True
     """
-    return F.cross_entropy(robust_logits(graph, y, inputs, method, memory=memory), y)
+    return F.cross_entropy(robust_logits(graph, y, inputs, method, beta=beta, memory=memory), y)

@@ -16,10 +16,12 @@ _MIDDLE = 0.25
 _POWER = 4
 
 
-def eps_at(position: float, schedule: EpsSchedule, start: float, target: float, ramp: float) -> float:
-    """The radius at a position: from ``start`` at 0 to ``target`` at ``ramp`` epochs and after.
+def eps_at(
+    position: float, schedule: EpsSchedule, start: float, target: float, ramp: float, *, warmup: float = 0.0
+) -> float:
+    """The radius at a position: exactly 0 for ``warmup`` epochs, then from ``start`` to ``target`` within ``ramp``.
 
-    With ``u = position / ramp`` in [0, 1] and ``eps = start + (target - start) p(u)``:
+    With ``u = (position - warmup) / ramp`` in [0, 1] and ``eps = start + (target - start) p(u)``:
 
     - ``constant``: ``p = 1`` throughout.
     - ``linear``: ``p(u) = u`` (thesis, section 3.3.1, in steps of one epoch there).
@@ -31,10 +33,14 @@ def eps_at(position: float, schedule: EpsSchedule, start: float, target: float, 
     [0.0, 0.1, 0.3, 0.4]
     >>> [round(eps_at(position, "smoothed", 0.0, 1.0, 4), 3) for position in (0, 0.5, 1, 4)]
     [0.0, 0.005, 0.077, 1.0]
+    >>> [round(eps_at(position, "linear", 0.0, 0.4, 4, warmup=2), 3) for position in (0, 1.9, 3, 6)]
+    [0.0, 0.0, 0.1, 0.4]
     """
-    if schedule == "constant" or position >= ramp:
+    if position < warmup:
+        return 0.0
+    if schedule == "constant" or position >= warmup + ramp:
         return target
-    u = max(position, 0.0) / ramp
+    u = max(position - warmup, 0.0) / ramp
     return start + (target - start) * (u if schedule == "linear" else _smoothed(u))
 
 
@@ -44,6 +50,19 @@ def _smoothed(u: float) -> float:
         return scale * u**_POWER
     middle = scale * _MIDDLE**_POWER
     return middle + (1 - middle) * (u - _MIDDLE) / (1 - _MIDDLE)
+
+
+def weight_at(eps: float, target: float, start: float, end: float) -> float:
+    """A weight that goes with the radius: ``start + (end - start) eps / target``.
+
+    It is ``end``, exactly, at the target and beyond, where the target is 0, and therefore throughout a constant
+    schedule (Zhang et al., "Towards stable and efficient training of verifiably robust neural networks", for beta and
+    kappa of CROWN-IBP).
+
+    >>> [round(weight_at(eps, 0.4, 1.0, 0.5), 3) for eps in (0.0, 0.1, 0.4)]
+    [1.0, 0.875, 0.5]
+    """
+    return end if eps >= target else start + (end - start) * (eps / target)
 
 
 def lr_at(

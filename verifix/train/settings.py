@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from verifix.bounds import Estimator, Method, parse_method
+from verifix.bounds import NAMED, Estimator, Method, parse_method
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, Union
 from verifix.sets.base import Norm
-from verifix.train.schedules import EpsSchedule, LearningRateSchedule, eps_at, lr_at
+from verifix.train.checks import (
+    ADVERSARIAL,
+    check_adversarial,
+    check_objective,
+    check_ramp,
+    check_smoothing,
+    number,
+    pair,
+    whole,
+)
+from verifix.train.schedules import EpsSchedule, LearningRateSchedule, eps_at, lr_at, weight_at
 
 Optimiser = Literal["adam", "sgd"]
 DEFAULT_MEMORY = 1 << 30
@@ -21,10 +30,6 @@ STANDARD = "none"
 """The method of standard training: plain cross-entropy, no bounds."""
 SMOOTHING = ("gaussian", "adre", "adre-adv", "smoothadv")
 """The methods that train under noise for randomized smoothing, see :mod:`verifix.train.smoothing`; no bounds."""
-ADVERSARIAL = ("fgsm", "pgd", "msd", "worst", "augmentation")
-"""The methods that train at the points that an attack finds, see :mod:`verifix.train.adversarial`; no bounds."""
-OVER_UNIONS = ("msd", "worst", "augmentation")
-"""Those of them whose attacks are on a union of balls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,14 @@ class TrainSettings:
             ``docs/projections.md``. Every step draws anew; validation is exact in any case.
         epochs, batch: of training; with several processes ``batch`` is what all of them do in one step.
         eps_schedule: ``constant``, ``linear`` or ``smoothed``, see :func:`verifix.train.schedules.eps_at`.
-        eps_start, eps_ramp: where eps starts, and after how many epochs it is ``eps``; a tenth of ``eps``, and a third
-            of ``epochs``, where they are not given.
+        eps_start, eps_ramp: where eps starts, and after how many epochs it is ``eps``; a tenth of ``eps`` (0 after a
+            warm-up), and a third of ``epochs``, where they are not given.
+        eps_warmup: so many epochs of plain training, at eps 0, come first; ``eps_ramp`` counts from their end.
+        eps_test: the radius of validation, ``eps`` by default, which may be larger but not smaller.
+        beta: the weight of the method's bound at the start and at the end, the rest being that of ``ibp``; it goes with
+            eps, see :func:`verifix.train.schedules.weight_at`.
+        kappa: the weight of the plain cross-entropy, which goes likewise; the rest is that of the robust one.
+        l1: what the sum of the absolute weights, of all parameters of two or more dimensions, is multiplied by.
         optimiser: ``adam`` or ``sgd``. lr, momentum (of ``sgd`` alone) and weight_decay are its own.
         lr_schedule: ``constant``, ``step``, ``multistep`` or ``cosine``, see :func:`verifix.train.schedules.lr_at`,
             which says what ``lr_factor``, ``lr_every``, ``lr_start`` and ``lr_milestones`` do.
@@ -118,12 +129,17 @@ class TrainSettings:
     attack_step: float | None = None
     attack_warmup: float | None = None
     union: str | None = None
+    beta: tuple[float, float] = (1.0, 1.0)
+    kappa: tuple[float, float] = (0.0, 0.0)
+    eps_test: float | None = None
+    eps_warmup: float = 0.0
+    l1: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr_every", "validation_every", "patience", "validation_limit"):
-            _whole(name, getattr(self, name), 1, optional=name in ("patience", "validation_limit"))
-        _whole("seed", self.seed, 0)
-        _whole("memory", self.memory, 1)
+            whole(name, getattr(self, name), 1, optional=name in ("patience", "validation_limit"))
+        whole("seed", self.seed, 0)
+        whole("memory", self.memory, 1)
         for name, kind in (
             ("optimiser", Optimiser),
             ("eps_schedule", EpsSchedule),
@@ -132,28 +148,28 @@ class TrainSettings:
             if getattr(self, name) not in get_args(kind):
                 raise InvalidValue(name, repr(getattr(self, name)), f"choose one of {', '.join(get_args(kind))}")
         for name in ("eps", "lr_start", "weight_decay", "momentum", "validation"):
-            self._set(name, _number(name, getattr(self, name)))
+            self._set(name, number(name, getattr(self, name)))
         for name in ("lr", "lr_factor"):
-            self._set(name, _number(name, getattr(self, name), above=True))
+            self._set(name, number(name, getattr(self, name), above=True))
         if self.clip is not None:
-            self._set("clip", _number("clip", self.clip, above=True))
+            self._set("clip", number("clip", self.clip, above=True))
         if self.momentum >= 1:
             raise InvalidValue("momentum", self.momentum, "must be at least 0 and below 1")
         if self.validation >= 1 and self.validation != int(self.validation):
             raise InvalidValue("validation", self.validation, "give a fraction below 1 or a number of examples")
         if not isinstance(self.lr_milestones, (tuple, list)):
             raise InvalidType("lr_milestones", self.lr_milestones, "the epochs, as a tuple")
-        self._set("lr_milestones", tuple(_whole("lr_milestones", epoch, 0) for epoch in self.lr_milestones))
+        self._set("lr_milestones", tuple(whole("lr_milestones", epoch, 0) for epoch in self.lr_milestones))
         if self.lr_schedule == "multistep" and not self.lr_milestones:
             raise InvalidValue("lr_milestones", self.lr_milestones, "lr_schedule multistep needs at least one epoch")
         if self.patience is not None and not self.validation:
             raise InvalidValue("patience", self.patience, "needs validation examples: give validation")
         self._check_perturbations()
-        self._check_smoothing()
+        self._take(check_smoothing(self))
 
     def _check_perturbations(self) -> None:
         if self.box is not None:
-            self._set("box", _box(self.box))
+            self._set("box", pair("box", self.box))
         self._set("norm", Ball(self.norm, self.eps, self.box).norm)
         if not isinstance(self.method, str):
             raise InvalidType("method", self.method, "a name, or names joined by +")
@@ -165,7 +181,7 @@ class TrainSettings:
             )
         if self.smoothing and self.eps:
             raise InvalidValue("eps", self.eps, f"method {self.method} trains under noise of sigma: leave eps out")
-        self._check_adversarial()
+        self._take(check_adversarial(self))
         if not isinstance(self.estimator, str):
             raise InvalidType("estimator", self.estimator, "its spelling, such as median:50")
         estimator = Estimator.parse(self.estimator)
@@ -175,92 +191,12 @@ class TrainSettings:
             raise InvalidValue("estimator", self.estimator, remedy)
         if self.bounded:
             parse_method(self.method, estimator)
-        start = self.eps / 10 if self.eps_start is None else _number("eps_start", self.eps_start)
-        if start > self.eps:
-            raise InvalidValue("eps_start", start, f"must be at most eps = {self.eps:g}")
-        ramp = self.epochs / 3 if self.eps_ramp is None else _number("eps_ramp", self.eps_ramp, above=True)
-        if ramp > self.epochs:
-            raise InvalidValue("eps_ramp", ramp, f"must be at most epochs = {self.epochs}, so that eps is reached")
-        self._set("eps_start", start)
-        self._set("eps_ramp", ramp)
+        self._take(check_objective(self))
+        self._take(check_ramp(self))
 
-    def _check_smoothing(self) -> None:
-        adre, attacks = self.method in ("adre", "adre-adv"), self.adversarial
-        applies = {
-            "sigma": self.smoothing,
-            "noises": self.smoothing,
-            "validation_noises": self.smoothing,
-            "adre_weight": adre,
-            "probability_floor": adre,
-            "attack_eps": attacks,
-            "attack_steps": attacks or self.by_examples,
-            "attack_step": attacks or self.by_examples,
-            "attack_warmup": attacks,
-        }
-        for name, needed in applies.items():
-            if not needed and getattr(self, name) is not None:
-                remedy = f"method {self.method} has no use for it: leave it out, or choose another method"
-                raise InvalidValue(name, getattr(self, name), remedy)
-        if self.smoothing:
-            if self.sigma is None:
-                remedy = f"method {self.method} needs the standard deviation of the noise, such as 0.5"
-                raise InvalidValue("sigma", None, remedy)
-            self._set("sigma", _number("sigma", self.sigma, above=True))
-            usual = 1 if self.method == "gaussian" else 8
-            self._set("noises", _whole("noises", usual if self.noises is None else self.noises, 1))
-            votes = 16 if self.validation_noises is None else self.validation_noises
-            self._set("validation_noises", _whole("validation_noises", votes, 1))
-        if adre:
-            weight, floor = self.adre_weight, self.probability_floor
-            self._set("adre_weight", 0.1 if weight is None else _number("adre_weight", weight))
-            floor = 1e-6 if floor is None else _number("probability_floor", floor, above=True)
-            if floor >= 1:
-                raise InvalidValue("probability_floor", floor, "must be above 0 and below 1")
-            self._set("probability_floor", floor)
-        if attacks:
-            if self.attack_eps is None:
-                remedy = f"method {self.method} needs the l2 radius of its attack, such as 0.5"
-                raise InvalidValue("attack_eps", None, remedy)
-            eps = _number("attack_eps", self.attack_eps, above=True)
-            steps = 2 if self.attack_steps is None else self.attack_steps
-            _whole("attack_steps", steps, 1)
-            step, warmup = self.attack_step, self.attack_warmup
-            self._set("attack_eps", eps)
-            self._set("attack_steps", steps)
-            self._set("attack_step", 2 * eps / steps if step is None else _number("attack_step", step, above=True))
-            warmup = min(10.0, self.epochs / 3) if warmup is None else _number("attack_warmup", warmup)
-            if warmup > self.epochs:
-                remedy = f"must be at most epochs = {self.epochs}, so that attack_eps is reached"
-                raise InvalidValue("attack_warmup", warmup, remedy)
-            self._set("attack_warmup", warmup)
-
-    def _check_adversarial(self) -> None:
-        over_union = self.method in OVER_UNIONS
-        if self.union is not None:
-            if not over_union:
-                remedy = f"method {self.method} has no use for it: choose one of {', '.join(OVER_UNIONS)}"
-                raise InvalidValue("union", repr(self.union), remedy)
-            if not isinstance(self.union, str):
-                raise InvalidType("union", self.union, "its spelling, such as linf:0.3,l2:1.5,l1:12")
-            Union.parse(self.union, self.box)
-            self._set("union", "".join(self.union.split()))
-        if over_union and self.union is None:
-            remedy = f"method {self.method} needs norms and radii, such as linf:0.3,l2:1.5,l1:12"
-            raise InvalidValue("union", None, remedy)
-        if not self.by_examples:
-            return
-        if over_union and not self.eps:
-            self._set("eps", 1.0)
-        if not self.eps:
-            raise InvalidValue("eps", self.eps, f"method {self.method} needs the radius of its attack, such as 0.1")
-        one = self.method == "fgsm"
-        steps = (1 if one else 10) if self.attack_steps is None else self.attack_steps
-        _whole("attack_steps", steps, 1)
-        if one and steps != 1:
-            raise InvalidValue("attack_steps", steps, "fgsm has one step: leave it out, or use pgd")
-        step = (1.25 if one else 2.5 / steps) if self.attack_step is None else self.attack_step
-        self._set("attack_steps", steps)
-        self._set("attack_step", _number("attack_step", step, above=True))
+    def _take(self, values: Mapping[str, object]) -> None:
+        for name, value in values.items():
+            self._set(name, value)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # frozen: while it is being made alone
@@ -296,6 +232,18 @@ class TrainSettings:
         return self.bounded or self.by_examples
 
     @property
+    def composed(self) -> bool:
+        """Whether what a step minimises has more terms than the one loss of its method."""
+        return self.kappa != (0.0, 0.0) or self.l1 > 0
+
+    @property
+    def minimised(self) -> str:
+        """Which of the measures of an epoch it is that a step minimises."""
+        if self.smoothing or self.composed:
+            return "objective"
+        return "robust_loss" if self.robust else "loss"
+
+    @property
     def copies(self) -> int:
         """How many points a step works on for each example."""
         if self.method == "augmentation" and self.union is not None:
@@ -313,25 +261,43 @@ class TrainSettings:
 
     @property
     def exact_methods(self) -> tuple[Method, ...]:
-        """The same with nothing estimated: the bounds that a certificate would use."""
-        return parse_method(self.method) if self.bounded else ()
+        """The same with nothing estimated: the bounds that a certificate would use.
+
+        Where the final ``beta`` is below 1, that of ``ibp`` is among them: training relied on it.
+        """
+        methods = parse_method(self.method) if self.bounded else ()
+        return methods if self.beta[1] == 1 else (*methods, NAMED["ibp"])
 
     def ball(self, eps: float | None = None) -> Ball:
         """The perturbations, of the full radius or of one on the way to it."""
         return Ball(self.norm, self.eps if eps is None else eps, self.box)
+
+    @property
+    def validation_ball(self) -> Ball:
+        """The perturbations that validation, and what chooses by it, looks at: of radius ``eps_test``."""
+        return self.ball(self.eps_test)
 
     def eps_at(self, position: float) -> float:
         """The radius at a position, in epochs: of the perturbations, or of the attack of a method for smoothing."""
         if self.adversarial:
             return eps_at(position, "linear", 0.0, self.attack_eps or 0.0, self.attack_warmup or 0.0)
         start, ramp = self.eps_start or 0.0, self.eps_ramp or 0.0
-        return eps_at(position, self.eps_schedule, start, self.eps, ramp)
+        return eps_at(position, self.eps_schedule, start, self.eps, ramp, warmup=self.eps_warmup)
+
+    def beta_at(self, eps: float) -> float:
+        """The weight of the method's bound at a radius on the way."""
+        return weight_at(eps, self.eps, *self.beta)
+
+    def kappa_at(self, eps: float) -> float:
+        """The weight of the plain cross-entropy at a radius on the way."""
+        return weight_at(eps, self.eps, *self.kappa)
 
     def reached(self, position: float) -> bool:
         """Whether eps is what it should become."""
         if self.smoothing:
             return position >= (self.attack_warmup or 0.0)
-        return self.standard or self.eps_schedule == "constant" or position >= (self.eps_ramp or 0.0)
+        ramp = 0.0 if self.standard or self.eps_schedule == "constant" else self.eps_ramp or 0.0
+        return position >= self.eps_warmup + ramp
 
     def lr_at(self, position: float) -> float:
         """The learning rate at a position, in epochs."""
@@ -370,27 +336,3 @@ class TrainSettings:
             k: tuple(value) if isinstance(value, list) else value for k, value in values.items()
         }
         return cls(**arguments)
-
-
-def _whole(name: str, value: object, least: int, *, optional: bool = False) -> int | None:
-    if optional and value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidType(name, value, "a whole number")
-    if value < least:
-        raise InvalidValue(name, value, f"must be at least {least}")
-    return value
-
-
-def _number(name: str, value: object, *, above: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidType(name, value, "a number")
-    if not math.isfinite(value) or value < 0 or (above and value == 0):
-        raise InvalidValue(name, value, f"must be finite and {'above' if above else 'at least'} 0")
-    return float(value)
-
-
-def _box(box: object) -> tuple[float, float]:
-    if not isinstance(box, (tuple, list)) or len(box) != 2 or not all(isinstance(side, (int, float)) for side in box):
-        raise InvalidType("box", box, "a pair of numbers")
-    return float(box[0]), float(box[1])

@@ -37,7 +37,7 @@ from verifix.train.log import (
     sums_of,
 )
 from verifix.train.loss import robust_logits
-from verifix.train.objective import Objective
+from verifix.train.objective import Objective, require_linear_end
 from verifix.train.settings import TrainSettings
 from verifix.train.smoothing import NoisyObjective, inputs_at_once, statistics
 from verifix.train.units import count_units, layer_units
@@ -111,6 +111,7 @@ class Trainer:
         if self.held_out is not None:
             budget(graph, [example.dtype], self.device, settings.memory)
         if settings.bounded:
+            require_linear_end(graph)
             labels = self.data.labels[: len(example)].to(self.device)
             with torch.no_grad():
                 robust_logits(graph, labels, settings.ball().around(example), settings.methods())
@@ -230,8 +231,7 @@ class Trainer:
 
     def _minimised(self, totals: Sequence[float], batch: int) -> float:
         """The mean of what gradients are of, from the sums over a batch."""
-        minimised = "robust_loss" if self.settings.robust else "objective" if self.settings.smoothing else "loss"
-        return totals[MEASURED.index(minimised)] / batch
+        return totals[MEASURED.index(self.settings.minimised)] / batch
 
     def _gradient(self, own: Tensor, eps: float, epoch: int, batch: int, draw: int = 0) -> Tensor:
         """Add up gradients over this process' share of a batch, part by part; what was measured on the way.
@@ -318,7 +318,7 @@ class Trainer:
                 eps=settings.eps_at(position),
                 lr=settings.lr_at(position),
                 gradient=self.sums.gradient / self.steps,
-                train=self.sums.measures(robust=settings.robust, objective=settings.smoothing),
+                train=self.sums.measures(robust=settings.robust, objective=settings.minimised == "objective"),
                 validation=measured,
                 best=best,
                 cost=cost,

@@ -46,7 +46,11 @@ def hold_out(data: Dataset, settings: TrainSettings) -> tuple[Dataset, Dataset |
 
 @torch.no_grad()
 def evaluate(graph: Graph, data: Dataset, settings: TrainSettings, group: Group) -> Measures:
-    """Standard and robust loss and error at the full eps, exactly; each process of the group takes its share.
+    """Standard and robust loss and error at ``eps_test``, exactly; each process of the group takes its share.
+
+    The robust ones are by the method's own bounds, as a certificate of that method would have them; where the final
+    ``beta`` is below 1, training has relied on those of ``ibp`` too, and every margin has the better of both: never
+    looser than what was mixed, and as sound.
 
     Rounding is not accounted, and nothing is computed again in float64: this chooses a model and certifies nothing.
     """
@@ -68,7 +72,7 @@ def evaluate(graph: Graph, data: Dataset, settings: TrainSettings, group: Group)
 def _measured(graph: Graph, x: Tensor, y: Tensor, settings: TrainSettings, memory: int) -> Tensor:
     robust = x.new_zeros(2, dtype=torch.float64)
     if settings.bounded:
-        sets = settings.ball().around(x)
+        sets = settings.validation_ball.around(x)
         robust = robust_measure(robust_logits(graph, y, sets, settings.exact_methods, memory=memory), y)
     plain = measure(graph(x), y)
     named = {"loss": plain[0], "errors": plain[1], "robust_loss": robust[0], "robust_errors": robust[1]}
