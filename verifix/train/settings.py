@@ -256,8 +256,9 @@ class TrainSettings:
         return self.ball(eps) if self.union is None else Union.parse(self.union, self.box).scaled(eps)
 
     def methods(self, seed: int = 0) -> tuple[Method, ...]:
-        """The bounds that training uses, with the seed of their projections; none where it uses none."""
-        return parse_method(self.method, Estimator.parse(self.estimator, seed=seed)) if self.bounded else ()
+        """The bounds that training uses, with the seed of their projections and slopes; none where it uses none."""
+        methods = parse_method(self.method, Estimator.parse(self.estimator, seed=seed)) if self.bounded else ()
+        return tuple(method.seeded(seed) for method in methods)
 
     @property
     def exact_methods(self) -> tuple[Method, ...]:
