@@ -71,6 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """Add the options that every method has; see :func:`shared_settings`."""
+    _add_start(parser.add_argument_group("short certified training"))
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
     _add_validation(parser.add_argument_group("validation"))
@@ -143,6 +144,35 @@ def _add_smoothing(group: argparse._ArgumentGroup) -> None:
         type=options.number,
         metavar="N",
         help="epochs in which the attack grows to its radius (default: a third of all, at most 10)",
+    )
+
+
+def _add_start(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--initialisation",
+        default="none",
+        metavar="NAME",
+        help="ibp draws the weights anew, for narrow intervals (default: none, the network's own)",
+    )
+    group.add_argument(
+        "--regulariser",
+        type=options.number,
+        default=0.0,
+        metavar="W",
+        help="weight of what keeps bounds narrow and units in balance while eps rises, such as 0.5 (default: 0)",
+    )
+    group.add_argument(
+        "--regulariser-tolerance",
+        type=options.number,
+        default=0.5,
+        metavar="T",
+        help="what it tolerates: bounds 1/T as wide as those of the inputs, a balance of T (default: 0.5)",
+    )
+    group.add_argument(
+        "--batch-norm",
+        default="stored",
+        metavar="KIND",
+        help="clean trains batch norm with statistics of clean inputs (default: stored, which leaves them alone)",
     )
 
 
@@ -271,6 +301,8 @@ def run(args: argparse.Namespace) -> int:
 
             run_cascade(args, settings, data, device, curves)
             return 0
+        if settings.initialisation != "none" and args.weights is not None:
+            raise InvalidValue("weights", args.weights, "--initialisation draws new ones: leave one of the two out")
         model = options.load_network(args, data, device)
         with training_meter() as progress:
             result = train(

@@ -44,6 +44,17 @@ def check_objective(settings: TrainSettings) -> Values:
     return values
 
 
+def check_start(settings: TrainSettings) -> Values:
+    """What makes short training work: ``initialisation``, ``regulariser`` and its tolerance, and ``batch_norm``."""
+    weight = number("regulariser", settings.regulariser)
+    tolerance = number("regulariser_tolerance", settings.regulariser_tolerance, above=True)
+    through_graph = settings.bounded or settings.standard
+    _refuse_unused(settings, regulariser=settings.bounded or not weight)
+    _refuse_unused(settings, initialisation=through_graph or settings.initialisation == "none")
+    _refuse_unused(settings, batch_norm=through_graph or settings.batch_norm == "stored")
+    return {"regulariser": weight, "regulariser_tolerance": tolerance}
+
+
 def check_ramp(settings: TrainSettings) -> Values:
     """How eps rises: ``eps_start`` and ``eps_ramp``, after ``eps_warmup``."""
     warmup, epochs = settings.eps_warmup, settings.epochs

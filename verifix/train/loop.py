@@ -54,12 +54,13 @@ def train(
     with gradients of the mean over the whole batch, and the first one writes.
 
     The network is trained as it is at test time, since bounds are about that: batch norm keeps its stored statistics,
-    and dropout does nothing. Under noise and at attacked points it is in training mode instead, and may hold operations
-    that no bound knows.
+    or has those of clean inputs (``settings.batch_norm``), and dropout does nothing. Under noise and at
+    attacked points it is in training mode instead, and may hold operations that no bound knows.
 
     Args:
         model: a classifier on its device, in the data's floating-point type; its parameters that require gradients are
-            trained from what they are. Left in eval mode, with the best weights.
+            trained from what they are, or from what ``settings.initialisation`` draws. Left in eval
+            mode, with the best weights.
         data: what to train on, less what ``settings.validation`` holds out.
         settings: how.
         validation: examples to validate on in place of those that would be held out.

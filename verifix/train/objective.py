@@ -13,8 +13,10 @@ from verifix.bounds import Engine
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph
 from verifix.operations import Affine, Movement
+from verifix.train.batch_norm import CleanStatistics
 from verifix.train.log import sums_of
 from verifix.train.loss import bounded_logits
+from verifix.train.regularisers import regularisation
 from verifix.train.settings import TrainSettings
 
 
@@ -29,25 +31,30 @@ class Objective(nn.Module):
 
     DistributedDataParallel acts on ``forward``; the bounds go through the graph and not through the model's own
     ``forward``, so the model is a submodule here. Networks are trained as they are at test time, which is what bounds
-    are about: batch norm uses its stored statistics and leaves them alone, dropout does nothing.
+    are about: dropout does nothing, and batch norm uses stored statistics and leaves them alone, or those of the clean
+    inputs, which are constants for bounds.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, settings: TrainSettings, *, every_parameter: bool) -> None:
+    def __init__(
+        self, model: nn.Module, graph: Graph, settings: TrainSettings, clean: CleanStatistics, *, every_parameter: bool
+    ) -> None:
         super().__init__()
-        self.model, self.graph, self.settings = model, graph, settings
+        self.model, self.graph, self.settings, self.clean = model, graph, settings, clean
         self.every_parameter = every_parameter
 
     def forward(self, x: Tensor, y: Tensor, eps: float, seed: int) -> tuple[Tensor, Tensor]:
         """The sum of losses to differentiate, and the sums of :meth:`verifix.train.log.Sums.add` in float64."""
         if not len(x):  # a process without a share of a small batch
             return anchor(self.model, x), sums_of(x)
-        if self.settings.standard or not eps:
-            logits, engine = self.graph(x), None
-            worst = logits - logits.gather(1, y[:, None])
-            loss = F.cross_entropy(logits, y, reduction="sum")
-        else:
-            logits, worst, loss, engine = self._bounded(x, y, eps, seed)
-        penalty = self.penalties(eps, engine)
+        with self.clean.of(x) as values:
+            known = values.get(self.graph.output)
+            if self.settings.standard or not eps:
+                logits, engine = self.graph(x) if known is None else known, None
+                worst = logits - logits.gather(1, y[:, None])
+                loss = F.cross_entropy(logits, y, reduction="sum")
+            else:
+                logits, worst, loss, engine = self._bounded(x, y, eps, seed, known)
+            penalty = self.penalties(eps, engine)
         if penalty is not None:
             loss = loss + len(x) * penalty
         objective = loss.detach()
@@ -57,8 +64,11 @@ class Objective(nn.Module):
         named = {"loss": plain[0], "errors": plain[1], "robust_loss": robust[0], "robust_errors": robust[1]}
         return loss, sums_of(x, examples=len(x), objective=objective, **named)
 
-    def _bounded(self, x: Tensor, y: Tensor, eps: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Engine]:
-        """Clean and mixed logits, the weighted sum of their losses, and the engine that knows hidden bounds."""
+    def _bounded(
+        self, x: Tensor, y: Tensor, eps: float, seed: int, known: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Engine]:
+        """Clean logits (or those that are known) and mixed ones, the weighted sum of their losses, and the engine that
+        knows hidden bounds."""
         settings = self.settings
         beta, kappa = settings.beta_at(eps), settings.kappa_at(eps)
         sets = settings.ball(eps).around(x)
@@ -66,7 +76,7 @@ class Objective(nn.Module):
             worst, engine = bounded_logits(self.graph, y, sets, settings.methods(seed), beta=beta)
             robust = F.cross_entropy(worst, y, reduction="sum")
         with _recorded(kappa > 0):
-            logits = self.graph(x)
+            logits = self.graph(x) if known is None else known
             plain = F.cross_entropy(logits, y, reduction="sum")
         if kappa in (0, 1):  # no products with zero: a loss without weight may be infinite
             return logits, worst, plain if kappa else robust, engine
@@ -81,10 +91,14 @@ class Objective(nn.Module):
         Args:
             engine: of the bounds at this eps, where there are any: it knows those of hidden units.
         """
-        if not self.settings.l1:
-            return None
-        sizes = [parameter.abs().sum() for parameter in self.model.parameters() if parameter.dim() > 1]
-        return self.settings.l1 * torch.stack(sizes).sum() if sizes else None
+        settings, terms = self.settings, []
+        if settings.l1:
+            sizes = [parameter.abs().sum() for parameter in self.model.parameters() if parameter.dim() > 1]
+            terms += [settings.l1 * torch.stack(sizes).sum()] if sizes else []
+        weight = settings.regulariser_at(eps)
+        if weight and engine is not None:
+            terms.append(weight * regularisation(engine, settings.regulariser_tolerance))
+        return torch.stack(terms).sum() if terms else None
 
 
 def _recorded(wanted: bool) -> AbstractContextManager[None]:

@@ -11,16 +11,19 @@ from verifix.bounds import NAMED, Estimator, Method, parse_method
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, Union
 from verifix.sets.base import Norm
+from verifix.train.batch_norm import BatchNormMode
 from verifix.train.checks import (
     ADVERSARIAL,
     check_adversarial,
     check_objective,
     check_ramp,
     check_smoothing,
+    check_start,
     number,
     pair,
     whole,
 )
+from verifix.train.initialisation import Initialisation
 from verifix.train.schedules import EpsSchedule, LearningRateSchedule, eps_at, lr_at, weight_at
 
 Optimiser = Literal["adam", "sgd"]
@@ -56,6 +59,12 @@ class TrainSettings:
             eps, see :func:`verifix.train.schedules.weight_at`.
         kappa: the weight of the plain cross-entropy, which goes likewise; the rest is that of the robust one.
         l1: what the sum of the absolute weights, of all parameters of two or more dimensions, is multiplied by.
+        initialisation: ``ibp`` draws weights anew before the first step, see :mod:`verifix.train.initialisation`;
+            ``none`` trains them from what they are.
+        regulariser, regulariser_tolerance: the weight of what keeps bounds narrow and units in balance while eps rises,
+            and its tolerance, see :mod:`verifix.train.regularisers`.
+        batch_norm: ``clean`` trains batch norm with statistics of clean inputs, see :mod:`verifix.train.batch_norm`;
+            ``stored`` leaves those that are stored alone.
         optimiser: ``adam`` or ``sgd``. lr, momentum (of ``sgd`` alone) and weight_decay are its own.
         lr_schedule: ``constant``, ``step``, ``multistep`` or ``cosine``, see :func:`verifix.train.schedules.lr_at`,
             which says what ``lr_factor``, ``lr_every``, ``lr_start`` and ``lr_milestones`` do.
@@ -134,6 +143,10 @@ class TrainSettings:
     eps_test: float | None = None
     eps_warmup: float = 0.0
     l1: float = 0.0
+    initialisation: Initialisation = "none"
+    regulariser: float = 0.0
+    regulariser_tolerance: float = 0.5
+    batch_norm: BatchNormMode = "stored"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr_every", "validation_every", "patience", "validation_limit"):
@@ -144,6 +157,8 @@ class TrainSettings:
             ("optimiser", Optimiser),
             ("eps_schedule", EpsSchedule),
             ("lr_schedule", LearningRateSchedule),
+            ("initialisation", Initialisation),
+            ("batch_norm", BatchNormMode),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise InvalidValue(name, repr(getattr(self, name)), f"choose one of {', '.join(get_args(kind))}")
@@ -166,6 +181,7 @@ class TrainSettings:
             raise InvalidValue("patience", self.patience, "needs validation examples: give validation")
         self._check_perturbations()
         self._take(check_smoothing(self))
+        self._take(check_start(self))
 
     def _check_perturbations(self) -> None:
         if self.box is not None:
@@ -234,7 +250,7 @@ class TrainSettings:
     @property
     def composed(self) -> bool:
         """Whether what a step minimises has more terms than the one loss of its method."""
-        return self.kappa != (0.0, 0.0) or self.l1 > 0
+        return self.kappa != (0.0, 0.0) or self.l1 > 0 or self.regulariser > 0
 
     @property
     def minimised(self) -> str:
@@ -292,6 +308,10 @@ class TrainSettings:
     def kappa_at(self, eps: float) -> float:
         """The weight of the plain cross-entropy at a radius on the way."""
         return weight_at(eps, self.eps, *self.kappa)
+
+    def regulariser_at(self, eps: float) -> float:
+        """The weight of the regularisers at a radius on the way: none in the end."""
+        return self.regulariser * weight_at(eps, self.eps, 1.0, 0.0) if self.regulariser else 0.0
 
     def reached(self, position: float) -> bool:
         """Whether eps is what it should become."""

@@ -21,9 +21,11 @@ from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
 from verifix.models import fingerprint, probe
 from verifix.train.adversarial import AdversarialObjective, evaluate_attacked
+from verifix.train.batch_norm import CleanStatistics
 from verifix.train.checkpoint import LANDSCAPE, Checkpoint, LineLog, TrainFolder, prefix_of
 from verifix.train.distributed import Group
 from verifix.train.divergence import TrainingDiverged, diverged
+from verifix.train.initialisation import drawn_weights, initialise
 from verifix.train.landscape_plan import LandscapePlan
 from verifix.train.log import (
     MEASURED,
@@ -38,6 +40,7 @@ from verifix.train.log import (
 )
 from verifix.train.loss import robust_logits
 from verifix.train.objective import Objective, require_linear_end
+from verifix.train.regularisers import regularised
 from verifix.train.settings import TrainSettings
 from verifix.train.smoothing import NoisyObjective, inputs_at_once, statistics
 from verifix.train.units import count_units, layer_units
@@ -91,6 +94,7 @@ class Trainer:
         example = data.images[:2].to(self.device)
         probe(model, example, data.classes)
         self.graph: Graph | None = None
+        self.clean = CleanStatistics(None)
         if settings.smoothing or settings.by_examples:
             self.together = inputs_at_once(model, example, settings)
         else:
@@ -115,6 +119,14 @@ class Trainer:
             labels = self.data.labels[: len(example)].to(self.device)
             with torch.no_grad():
                 robust_logits(graph, labels, settings.ball().around(example), settings.methods())
+        if settings.initialisation == "ibp":
+            drawn_weights(graph)
+        if settings.regulariser:
+            regularised(graph)
+        if settings.batch_norm == "clean":
+            self.clean = CleanStatistics(graph)
+            if self.together < 2:
+                raise InvalidValue("memory", settings.memory, "batch_norm clean needs two inputs at once: allow more")
         return graph
 
     def connect(
@@ -128,8 +140,10 @@ class Trainer:
         settings = self.settings
         if checkpoint is not None:
             self.model.load_state_dict(checkpoint["model"])
+        elif settings.initialisation == "ibp" and self.graph is not None:
+            initialise(self.graph, settings.stream("initialisation"))
         self.objective = self.group.wrap(self._objective(every_parameter=self.group.size > 1))
-        self.statistics = statistics(self.model) if self.graph is None else []
+        self.statistics = statistics(self.model) if self.graph is None else self.clean.buffers
         if settings.optimiser == "adam":
             self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
                 self.parameters, settings.lr, weight_decay=settings.weight_decay
@@ -157,7 +171,7 @@ class Trainer:
         if self.graph is None:
             kind = AdversarialObjective if self.settings.by_examples else NoisyObjective
             return kind(self.model, self.settings, every_parameter=every_parameter)
-        return Objective(self.model, self.graph, self.settings, every_parameter=every_parameter)
+        return Objective(self.model, self.graph, self.settings, self.clean, every_parameter=every_parameter)
 
     @property
     def finished(self) -> bool:
@@ -208,7 +222,8 @@ class Trainer:
         eps, lr = settings.eps_at(position), settings.lr_at(position)
         own = index[group.share(len(index))]
         self.optimiser.zero_grad()
-        totals = group.sum(self._gradient(own, eps, epoch, len(index))).tolist()
+        with self.clean.recording() as update_statistics:
+            totals = group.sum(self._gradient(own, eps, epoch, len(index))).tolist()
         mean = self._minimised(totals, len(index))
         if not math.isfinite(mean):
             raise self._diverged("loss", mean, epoch, eps, lr)
@@ -222,6 +237,7 @@ class Trainer:
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = lr
         self.optimiser.step()
+        update_statistics()
         for buffer in self.statistics if group.size > 1 else ():
             found = group.sum(buffer.double() * (len(own) / len(index)))
             buffer.copy_(found if buffer.is_floating_point() else found.round())
@@ -279,7 +295,8 @@ class Trainer:
         for part in own.split(self.together):  # of an empty share, one that is empty too
             x, y = self.data.images[part].to(self.device), self.data.labels[part].to(self.device)
             sets = self.settings.ball(eps).around(x)
-            counts.append(count_units(graph, y, sets, methods, self.settings.memory))
+            with self.clean.of(x):
+                counts.append(count_units(graph, y, sets, methods, self.settings.memory))
         return torch.stack(counts).sum(0)
 
     def _diverged(self, what: str, value: float, epoch: int, eps: float, lr: float) -> TrainingDiverged:
@@ -297,6 +314,9 @@ class Trainer:
         settings, position = self.settings, epoch + (self.steps - 1) / self.steps
         if self._broken():
             raise self._diverged("a weight", math.inf, epoch, settings.eps_at(position), settings.lr_at(position))
+        began = time.perf_counter()
+        self.clean.reestimate(self.data.images, self.group, self.together)
+        self.sums.seconds += time.perf_counter() - began
         began = time.perf_counter()
         looks = (epoch + 1) % settings.validation_every == 0 or epoch + 1 == settings.epochs
         measured = None
