@@ -29,6 +29,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     options.add_model(parser)
     options.add_data(parser, "train")
     parser.add_argument("--eps", type=options.number, help="radius in units of the raw input, such as 0.1 or 8/255")
+    parser.add_argument(
+        "--eps-test", type=options.number, metavar="EPS", help="radius of validation, at most --eps (default: --eps)"
+    )
     options.add_norm(parser)
     parser.add_argument(
         "--method",
@@ -39,7 +42,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     options.add_estimator(parser)
     options.add_memory(parser, default=1 << 30)
-    _add_objective(parser.add_argument_group("certified training"))
     _add_smoothing(parser.add_argument_group("randomized smoothing"))
     parser.add_argument(
         "--union",
@@ -71,6 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """Add the options that every method has; see :func:`shared_settings`."""
+    _add_objective(parser.add_argument_group("certified training"))
     _add_start(parser.add_argument_group("short certified training"))
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
@@ -91,9 +94,6 @@ def _add_objective(group: argparse._ArgumentGroup) -> None:
         nargs=2,
         metavar=("FROM", "TO"),
         help="weight of the plain cross-entropy beside the robust one, going with eps (default: 0 0)",
-    )
-    group.add_argument(
-        "--eps-test", type=options.number, metavar="EPS", help="radius of validation, at most --eps (default: --eps)"
     )
     group.add_argument(
         "--l1", type=options.number, metavar="W", help="weight of the sum of absolute weights (default: 0)"

@@ -13,7 +13,8 @@ from verifix.bounds import parse_method
 from verifix.bounds.method import exact_methods
 from verifix.errors import InvalidType, InvalidValue
 from verifix.train import TrainSettings
-from verifix.train.settings import OVER_UNIONS, SMOOTHING, STANDARD
+from verifix.train.checks import OVER_UNIONS
+from verifix.train.settings import SMOOTHING, STANDARD
 
 CERTIFY_METHOD = "ibp+crown-ibp+cap-ibp+interval:zero+interval:one+tight-smooth:restarts=4+crown+cap"
 """Every bound of the engine, with little search; cheapest first."""
