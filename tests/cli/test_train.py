@@ -98,6 +98,21 @@ class TestRun:
         assert {name: said[name] for name in expected} == {**expected, "eps": 0.2, "eps_start": 0.01}
         assert said["lr_milestones"] == [2, 3]
 
+    def test_terms_of_certified_training(self, verifix: Callable[..., Any], place: Path) -> None:
+        weights = ["--beta", "1", "0", "--kappa", "1", "1/2", "--l1", "1e-5"]
+        done = verifix(*train(*weights, "--eps-test", "1/50", "--eps-warmup", "1"))
+        assert (done.status, done.err) == (0, "")
+        assert "linf ball of radius 0.05, validation 0.02 within [0, 1]" in unfolded(done.out)
+        shown = [" ".join(line.strip("│ ").split()).replace(" │", "") for line in done.out.splitlines()]
+        assert {"beta 1 to 0", "kappa 1 to 0.5", "l1 1e-05"} <= set(shown)
+        said = json.loads((place / "run" / "settings.json").read_text())["settings"]
+        expected = {"beta": [1, 0], "kappa": [1, 0.5], "l1": 1e-5, "eps_test": 0.02, "eps_warmup": 1, "eps_start": 0}
+        assert {name: said[name] for name in expected} == expected
+        first, *_, last = log(place / "run")
+        assert first["eps"] == 0.0 and first["train"]["objective"] == pytest.approx(first["train"]["loss"], rel=0.1)
+        assert last["train"]["loss"] < last["train"]["objective"] < last["train"]["robust_loss"]
+        assert last["validation"]["objective"] is None
+
     def test_weights_to_begin_with(self, verifix: Callable[..., Any], place: Path) -> None:
         verifix(*train("--epochs", "1", out="first"))
         verifix(*train("--epochs", "1", "--weights", "first/last.safetensors", "--lr", "1e-12", out="second"))
@@ -218,6 +233,10 @@ class TestBadInput:
             (["--box", "0", "0.5"], "inputs outside the box"),
             (["--eps-schedule", "steep"], "eps_schedule = 'steep': choose one of"),
             (["--eps-ramp", "9"], "eps_ramp = 9.0: must be at most epochs = 3"),
+            (["--eps-test", "0.1"], "eps_test = 0.1: must be at most eps = 0.05, which training is for"),
+            (["--beta", "1", "2"], "beta = 1 2: both, at the start and at the end, must lie within [0, 1]"),
+            (["--beta", "1", "0", "--method", "ibp"], "beta = (1.0, 0.0): mixes a bound with that of ibp"),
+            (["--eps-warmup", "3"], "eps_warmup = 3.0: must be below epochs = 3"),
             (["--optimiser", "x"], "optimiser = 'x': choose one of adam, sgd"),
             (["--lr", "0"], "lr = 0.0: must be finite and above 0"),
             (["--validation", "90"], "validation = 90.0: leaves nothing of 90 examples to train on"),

@@ -20,6 +20,9 @@ from verifix.train.checkpoint import TrainFolder
 from verifix.weights import read_weights
 
 HOW = settings(epochs=3, optimiser="sgd", lr=0.1, lr_schedule="cosine", clip=1.0)
+MIXED = settings(
+    epochs=3, method="tight-smooth", beta=(1, 0.5), kappa=(1, 0.5), l1=1e-4, eps_warmup=0.5, eps_ramp=1.5, eps_test=0.02
+)
 ADAM = settings(epochs=2, lr=1e-2, patience=1, weight_decay=1e-3)
 
 
@@ -35,7 +38,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 class TestResume:
-    @pytest.mark.parametrize("how", [HOW, ADAM], ids=["sgd", "adam"])
+    @pytest.mark.parametrize("how", [HOW, ADAM, MIXED], ids=["sgd", "adam", "mixed"])
     @pytest.mark.parametrize("seconds", [0, 1e9], ids=["every step", "every epoch"])
     def test_same_bits_wherever_it_stopped(self, how: TrainSettings, seconds: float, tmp_path: Path) -> None:
         whole = network()

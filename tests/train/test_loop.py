@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import verifix as vx
 from tests.train.examples import digits, network, same_history, same_weights, settings
 from verifix.data import Dataset, load
 from verifix.errors import InvalidType, InvalidValue, UnsupportedOperation
+from verifix.graph import Graph
 from verifix.train import (
     Progress,
     TrainingDiverged,
@@ -46,8 +48,7 @@ def by_hand(model: nn.Module, data: Dataset, how: TrainSettings) -> list[float]:
         for step in range(steps):
             position = epoch + step / steps
             index = order[step * how.batch : (step + 1) * how.batch]
-            ball = vx.Ball(how.norm, how.eps_at(position), how.box)
-            loss = robust_loss(graph, data.labels[index], ball.around(data.images[index]), how.method)
+            loss = loss_by_hand(model, graph, data.images[index], data.labels[index], how, how.eps_at(position))
             optimiser.param_groups[0]["lr"] = how.lr_at(position)
             optimiser.zero_grad()
             loss.backward()
@@ -56,6 +57,16 @@ def by_hand(model: nn.Module, data: Dataset, how: TrainSettings) -> list[float]:
             optimiser.step()
             losses.append(loss.item())
     return losses
+
+
+def loss_by_hand(model: nn.Module, graph: Graph, x: Tensor, y: Tensor, how: TrainSettings, eps: float) -> Tensor:
+    sets, share = vx.Ball(how.norm, eps, how.box).around(x), eps / how.eps if how.eps else 1.0
+    if (how.beta, how.kappa) == ((1, 1), (0, 0)):
+        return robust_loss(graph, y, sets, how.method)
+    beta, kappa = (pair[0] + share * (pair[1] - pair[0]) for pair in (how.beta, how.kappa))
+    worst = beta * robust_logits(graph, y, sets, how.method) + (1 - beta) * robust_logits(graph, y, sets, "ibp")
+    loss = kappa * nn.functional.cross_entropy(model(x), y) + (1 - kappa) * nn.functional.cross_entropy(worst, y)
+    return loss + how.l1 * torch.cat([p.abs().flatten() for p in model.parameters() if p.dim() > 1]).sum()
 
 
 class TestWhatIsTrained:
@@ -68,6 +79,9 @@ class TestWhatIsTrained:
             {"optimiser": "sgd", "lr": 0.1, "momentum": 0.8, "weight_decay": 1e-3, "lr_schedule": "cosine"},
             {"clip": 0.05, "lr_schedule": "multistep", "lr_milestones": (1, 2), "weight_decay": 1e-2},
             {"eps_schedule": "smoothed", "eps_start": 0, "eps_ramp": 3},
+            {"beta": (1, 0), "kappa": (1, 0.5), "l1": 1e-3, "eps_ramp": 2, "eps_test": 0.02},
+            {"method": "cap", "beta": (0, 0.7), "eps_warmup": 1, "eps_ramp": 1.5},
+            {"kappa": (0, 0.3), "eps_warmup": 0.5, "lr_schedule": "step", "lr_every": 1, "memory": 9 << 20},
         ],
         ids=str,
     )
@@ -169,6 +183,25 @@ class TestRobustness:
         assert measured.robust_error is not None and measured.robust_loss is not None
         assert measured.error <= measured.robust_error
         assert measured.loss <= measured.robust_loss
+
+    def test_measures_are_those_of_the_radius_of_validation(self) -> None:
+        """By the method's own bound; and by the best of it and of ``ibp`` where training relies on that in the end."""
+        data, model = digits(200), network()
+        how = settings(eps=0.06, eps_test=0.03, beta=(0, 1), epochs=3)
+        train(model, data, how)
+        graph = vx.capture(model, data.images[:1])
+        for beta, method in (((0, 1), "crown-ibp"), ((1, 0), "crown-ibp+ibp"), ((1, 0.5), "crown-ibp+ibp")):
+            measured = evaluate(graph, data, replace(how, beta=beta), ALONE)
+            inputs = vx.Ball("linf", 0.03, (0, 1)).around(data.images)
+            with torch.no_grad():
+                worst = robust_logits(graph, data.labels, inputs, method)
+            loss = float(nn.functional.cross_entropy(worst.double(), data.labels))
+            assert measured.robust_loss == pytest.approx(loss, rel=1e-5)
+            verified = vx.certify(model, data.images, data.labels, vx.Ball("linf", 0.03, (0, 1)), method).verified
+            assert measured.robust_error == pytest.approx(1 - verified.double().mean().item(), abs=1 / 200)
+        larger = evaluate(graph, data, replace(how, eps_test=None), ALONE)
+        assert measured.robust_loss is not None and larger.robust_loss is not None
+        assert larger.robust_loss > measured.robust_loss
 
     def test_of_several_methods_the_best_of_each_margin(self) -> None:
         data = digits(20)
@@ -285,6 +318,38 @@ class TestDiverged:
             train(model, digits(), settings(eps_ramp=2))
         assert len(calls) == call
         assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+
+    def test_it_is_what_is_minimised_that_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Finite losses with a penalty that overflows; and a robust loss without weight that does."""
+        with pytest.raises(TrainingDiverged, match="loss = inf in epoch 1, step 1 of 5"):
+            train(network(), digits(), settings(l1=1e38))
+
+        def broken(graph: Any, y: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Any]:
+            logits, engine = bounded_logits(graph, y, *args, **options)
+            return logits * math.inf, engine
+
+        monkeypatch.setattr("verifix.train.objective.bounded_logits", broken)
+        result = train(network(), digits(), settings(kappa=(1, 1)))
+        assert math.isnan(result.history[0].train.robust_loss or 0.0)
+        assert math.isfinite(result.history[0].train.objective or math.nan)
+
+
+class TestWarmUp:
+    def test_is_plain_training_and_moves_everything_but_the_learning_rate(self) -> None:
+        shared = {"lr_schedule": "multistep", "lr_milestones": (1, 3), "validation": 0}
+        how = settings(epochs=4, eps_warmup=2, eps_ramp=1, **shared)
+        warm, plain = network(), network()
+        result = train(warm, digits(), how)
+        history = train(plain, digits(), settings(method="none", eps=0.0, epochs=4, **shared)).history
+        for ours, theirs in zip(result.history[:2], history, strict=False):
+            assert (ours.eps, ours.lr) == (0.0, theirs.lr)
+            assert (ours.train.loss, ours.train.error) == (theirs.train.loss, theirs.train.error)
+            assert ours.gradient == theirs.gradient
+            assert ours.train.robust_loss == pytest.approx(ours.train.loss, rel=1e-6)
+        assert [epoch.lr for epoch in result.history] == [epoch.lr for epoch in history]
+        assert [epoch.best for epoch in result.history] == [False, False, True, True]
+        assert result.history[2].eps == how.eps_at(2.8) < how.eps == result.history[3].eps
+        assert result.history[3].train.robust_loss > result.history[3].train.loss  # type: ignore[operator]
 
 
 class TestRefused:

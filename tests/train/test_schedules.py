@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifix.train.schedules import EpsSchedule, eps_at, lr_at
+from verifix.train.schedules import EpsSchedule, eps_at, lr_at, weight_at
 
 KINDS: tuple[EpsSchedule, ...] = ("constant", "linear", "smoothed")
 positions = st.floats(0, 100)
@@ -34,6 +34,15 @@ class TestEps:
     def test_begins_at_the_start(self, kind: EpsSchedule) -> None:
         assert eps_at(0.0, kind, 0.25, 1.0, 7) == 0.25
 
+    @pytest.mark.parametrize("kind", KINDS)
+    @given(position=positions, warmup=st.floats(0.01, 9), ramp=st.floats(0.1, 90))
+    def test_comes_later_by_a_warm_up(self, kind: EpsSchedule, position: float, warmup: float, ramp: float) -> None:
+        assert eps_at(math.nextafter(warmup, 0), kind, 0.25, 1.0, ramp, warmup=warmup) == 0.0
+        assert eps_at(warmup, kind, 0.25, 1.0, ramp, warmup=warmup) == (1.0 if kind == "constant" else 0.25)
+        later = eps_at(warmup + position, kind, 0.25, 1.0, ramp, warmup=warmup)
+        assert later == pytest.approx(eps_at(position, kind, 0.25, 1.0, ramp), rel=1e-9, abs=1e-9)
+        assert eps_at(warmup + ramp, kind, 0.25, 1.0, ramp, warmup=warmup) == 1.0
+
     def test_smoothed_has_no_corner_where_the_line_begins(self) -> None:
         """The slope of the power on the left of the middle is that of the line on its right."""
         step = 1e-6
@@ -47,6 +56,23 @@ class TestEps:
         steps = [b - a for a, b in itertools.pairwise(values)]
         assert steps == sorted(steps)
         assert values[1] < 1 / 8 / 5  # far below the straight line at first
+
+
+class TestWeight:
+    @given(eps=st.floats(0, 1), target=st.floats(0.01, 1), start=st.floats(0, 1), end=st.floats(0, 1))
+    def test_stays_between_its_ends_and_meets_them(self, eps: float, target: float, start: float, end: float) -> None:
+        weight = weight_at(min(eps, target), target, start, end)
+        assert min(start, end) - 1e-15 <= weight <= max(start, end) + 1e-15
+        assert (weight_at(0.0, target, start, end), weight_at(target, target, start, end)) == (start, end)
+
+    @pytest.mark.parametrize("eps", [0.0, 0.3])
+    def test_without_a_radius_to_go_to_it_is_the_end(self, eps: float) -> None:
+        assert weight_at(eps, 0.0, 1.0, 0.25) == 0.25
+
+    def test_goes_with_the_radius_and_not_with_time(self) -> None:
+        halfway = eps_at(2.0, "smoothed", 0.0, 0.4, 4)
+        assert weight_at(halfway, 0.4, 1.0, 0.5) == pytest.approx(1 - 0.5 * halfway / 0.4)
+        assert weight_at(halfway, 0.4, 1.0, 0.5) > 0.8
 
 
 class TestLearningRate:

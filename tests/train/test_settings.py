@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from verifix.bounds import NAMED, parse_method
 from verifix.errors import InvalidType, InvalidValue
 from verifix.train import TrainSettings
+
+BETAS = ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (1.0, 0.5))
 
 
 class TestRefused:
@@ -57,6 +60,12 @@ class TestRefused:
             ({"epochs": 2.0}, "epochs is a float: pass a whole number"),
             ({"box": 1}, "box is a int: pass a pair of numbers"),
             ({"method": 3}, "method is a int: pass a name"),
+            ({"beta": 0.5}, "beta is a float: pass a pair of numbers"),
+            ({"beta": (1, 0, 1)}, "beta is a tuple: pass a pair of numbers"),
+            ({"kappa": ("1", 0)}, "kappa is a tuple: pass a pair of numbers"),
+            ({"kappa": (True, 0)}, "kappa is a tuple: pass a pair of numbers"),
+            ({"l1": None}, "l1 is a NoneType: pass a number"),
+            ({"eps_test": "0.1"}, "eps_test is a str: pass a number"),
             ({"lr_milestones": 3}, "lr_milestones is a int: pass the epochs"),
             ({"lr_milestones": (0.5,)}, "lr_milestones is a float: pass a whole number"),
         ],
@@ -64,6 +73,58 @@ class TestRefused:
     def test_types(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(InvalidType, match=f"^{message}"):
             TrainSettings(**{"eps": 0.1, **changes})
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"beta": (1, 1.5)}, "beta = 1 1.5: both, at the start and at the end, must lie within [0, 1]"),
+            ({"beta": (-0.1, 1)}, "beta = -0.1 1: both"),
+            ({"kappa": (math.nan, 1)}, "kappa = nan 1: both"),
+            ({"kappa": (0, 2)}, "kappa = 0 2: both"),
+            ({"method": "ibp", "beta": (1, 0)}, "beta = (1.0, 0.0): mixes a bound with that of ibp"),
+            ({"method": "interval:constant", "beta": (1, 0)}, "beta = (1.0, 0.0): mixes a bound with that of interval"),
+            ({"method": "cap+ibp", "beta": (1, 0)}, "beta = (1.0, 0.0): method cap+ibp takes the best of several"),
+            (
+                {"eps_test": 0.2},
+                "eps_test = 0.2: must be at most eps = 0.1, which training is for: train with a larger",
+            ),
+            ({"eps_test": -1}, "eps_test = -1: must be finite and at least 0"),
+            ({"l1": -1e-6}, "l1 = -1e-06: must be finite and at least 0"),
+            ({"l1": math.inf}, "l1 = inf: must be finite and at least 0"),
+            ({"eps_warmup": -1}, "eps_warmup = -1: must be finite and at least 0"),
+            ({"eps_warmup": 20}, "eps_warmup = 20.0: must be below epochs = 20, so that eps is reached"),
+            ({"eps_warmup": 20, "eps_schedule": "constant"}, "eps_warmup = 20.0: must be below epochs = 20"),
+            (
+                {"eps_warmup": 11, "eps_ramp": 10},
+                "eps_ramp = 10.0: must be at most epochs = 20 less the 11 of eps_warm",
+            ),
+        ],
+        ids=str,
+    )
+    def test_certified_training(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(InvalidValue) as caught:
+            TrainSettings(**{"eps": 0.1, "method": "crown-ibp", **changes})
+        assert str(caught.value).startswith(message)
+
+    @pytest.mark.parametrize("field", ["beta", "kappa", "eps_test", "eps_warmup", "l1"])
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"method": "none"},
+            {"method": "gaussian", "sigma": 0.5},
+            {"method": "smoothadv", "sigma": 0.5, "attack_eps": 0.5},
+            {"method": "pgd", "eps": 0.1},
+            {"method": "msd", "union": "linf:0.3,l2:1"},
+        ],
+        ids=lambda how: how["method"],
+    )
+    def test_certified_training_alone_has_use_for(self, field: str, how: dict[str, Any]) -> None:
+        given = {"beta": (1.0, 0.0), "kappa": (0.0, 0.5), "eps_test": 0.05, "eps_warmup": 1.0, "l1": 1e-5}[field]
+        with pytest.raises(InvalidValue) as caught:
+            TrainSettings(**how, **{field: given})
+        assert str(caught.value).startswith(
+            f"{field} = {given}: method {how['method']} has no use for it: leave it out"
+        )
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -136,6 +197,29 @@ class TestJson:
         assert settings.attack_step == (0.25 if attack else None)
         assert (settings.methods(), settings.exact_methods) == ((), ())
 
+    def test_certified_training_there_and_back(self) -> None:
+        settings = TrainSettings(
+            eps=0.2, method="crown-ibp", beta=[1, 0], kappa=(1, 0.5), eps_test=0.1, eps_warmup=2, l1=1e-5
+        )  # type: ignore[arg-type]
+        assert TrainSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+        assert (settings.beta, settings.eps_start) == ((1.0, 0.0), 0.0)
+
+    def test_without_the_fields_of_certified_training(self) -> None:
+        """As written before there were any."""
+        for how in (
+            {"eps": 0.1},
+            {"method": "none"},
+            {"method": "gaussian", "sigma": 0.5},
+            {"method": "pgd", "eps": 0.1},
+        ):
+            new = TrainSettings.from_json(how)
+            names = ("beta", "kappa", "eps_test", "eps_warmup", "l1")
+            old = {name: value for name, value in new.to_json().items() if name not in names}
+            again = TrainSettings.from_json(json.loads(json.dumps(old)))
+            assert again == new
+            assert [getattr(again, name) for name in names] == [(1.0, 1.0), (0.0, 0.0), None, 0.0, 0.0]
+            assert not again.composed
+
     def test_spellings_of_a_norm_are_one_setting(self) -> None:
         assert TrainSettings(eps=0.1, norm="inf") == TrainSettings(eps=0.1)  # type: ignore[arg-type]
 
@@ -146,6 +230,38 @@ class TestSchedule:
         assert [settings.reached(epoch) for epoch in (3, 3.99, 4, 9)] == [False, False, True, True]
         assert (settings.eps_at(0), settings.eps_at(4)) == (0.02, 0.1)
         assert TrainSettings(eps=0.1, eps_schedule="constant").reached(0)
+
+    def test_a_warm_up_comes_before_the_ramp(self) -> None:
+        settings = TrainSettings(eps=0.1, epochs=9, eps_warmup=2, eps_ramp=4)
+        assert [settings.eps_at(position) for position in (0, 1.99, 2, 4, 6)] == [0.0, 0.0, 0.0, 0.05, 0.1]
+        assert [settings.reached(position) for position in (0, 2, 4, 5.99, 6)] == [False, False, False, False, True]
+        constant = TrainSettings(eps=0.1, epochs=9, eps_schedule="constant", eps_warmup=2)
+        assert [constant.eps_at(position) for position in (0, 1.99, 2)] == [0.0, 0.0, 0.1]
+        assert [constant.reached(position) for position in (0, 1.99, 2)] == [False, False, True]
+        assert [settings.lr_at(position) for position in (0, 5)] == [settings.lr] * 2
+
+    def test_a_ramp_that_is_not_given_ends_with_training(self) -> None:
+        assert TrainSettings(eps=0.1, epochs=9, eps_warmup=8).eps_ramp == 1.0
+        assert TrainSettings(eps=0.1, epochs=9, eps_warmup=5).eps_ramp == 3.0
+
+    def test_weights_go_with_eps(self) -> None:
+        settings = TrainSettings(eps=0.4, method="crown-ibp", beta=(1, 0), kappa=(1, 0.5))
+        assert [settings.beta_at(eps) for eps in (0, 0.1, 0.4)] == [1.0, 0.75, 0.0]
+        assert [settings.kappa_at(eps) for eps in (0, 0.1, 0.4)] == [1.0, 0.875, 0.5]
+
+    def test_what_validation_looks_at(self) -> None:
+        settings = TrainSettings(eps=0.4, method="crown-ibp", eps_test=0.3)
+        assert (settings.validation_ball.eps, settings.ball().eps) == (0.3, 0.4)
+        assert TrainSettings(eps=0.4).validation_ball.eps == 0.4
+        methods = {beta: TrainSettings(eps=0.4, method="crown-ibp", beta=beta).exact_methods for beta in BETAS}
+        own, ibp = NAMED["crown-ibp"], NAMED["ibp"]
+        assert methods == {(1, 1): (own,), (0, 1): (own,), (1, 0): (own, ibp), (1, 0.5): (own, ibp)}
+
+    def test_every_step_has_slopes_of_its_own_and_validation_the_same(self) -> None:
+        settings = TrainSettings(eps=0.1, method="tight-smooth:steps=2")
+        slopes = [settings.methods(seed)[0].slopes for seed in (3, 4)]
+        assert [getattr(rule, "seed", None) for rule in slopes] == [3, 4]
+        assert settings.exact_methods == parse_method("tight-smooth:steps=2")
 
     def test_streams_differ_by_purpose_seed_and_position(self) -> None:
         a, b = TrainSettings(eps=0.1), TrainSettings(eps=0.1, seed=1)
