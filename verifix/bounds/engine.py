@@ -146,7 +146,7 @@ class Engine:
             return "adaptive"  # of optimised slopes, for hidden bounds
         if self._draws is None:
             self._draws = Draws(rule.seed, self.inputs.center)
-        return rule.shares(self._draws, place(self.graph, node), lower, upper, operation.free)
+        return rule.shares(self._draws, place(self.graph, node), operation, lower, upper)
 
     def _preactivation(self, name: str) -> Interval:
         if name not in self._preactivations:

@@ -73,6 +73,13 @@ class Method:
         """Whether its hidden bounds have norms that may be estimated: backward passes between parallel lines."""
         return self.intermediate != "interval" and self.slopes == "same"
 
+    def __str__(self) -> str:
+        """Its spelling, which :func:`parse_method` reads; an estimator's is apart from it."""
+        named = {(str(method.intermediate), method.slopes): name for name, method in NAMED.items()}
+        plain = self.slopes if isinstance(self.slopes, str) else type(self.slopes)()
+        name = named.get((self.intermediate, plain), f"{self.intermediate}:{plain}")
+        return name + str(self.slopes).removeprefix(str(plain))
+
     def seeded(self, seed: int) -> Method:
         """The same method with another seed of its slopes, where these have one."""
         return self if isinstance(self.slopes, str) else replace(self, slopes=self.slopes.seeded(seed))
@@ -108,6 +115,8 @@ def parse_method(method: MethodLike, estimator: str | Estimator | None = None) -
     (Method(intermediate='both', slopes='zero', ...),)
     >>> str(parse_method("cap", "median:50")[0].estimator)
     'median:50'
+    >>> str(parse_method("interval:optimised:restarts=3")[0])
+    'tight-smooth:restarts=3'
     """
     if estimator is not None:
         wanted = Estimator.parse(estimator) if isinstance(estimator, str) else estimator

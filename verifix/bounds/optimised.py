@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,11 +11,10 @@ from torch import Tensor
 
 from verifix.bounds.backward import backward
 from verifix.bounds.slopes import OptimisedSlopes, uniform
-from verifix.bounds.tiles import inputs_recorded
+from verifix.bounds.tiles import inputs_recorded, rows_recorded
 from verifix.draws import Draws
 from verifix.graph import Graph, Node
 from verifix.operations import Nonlinear, Relaxation
-from verifix.tensors import fold
 
 if TYPE_CHECKING:
     from verifix.bounds.engine import Engine
@@ -29,43 +30,47 @@ def optimised_rows(engine: Engine, name: str, rows: Tensor, *, upper: bool) -> t
 
 def _lower(engine: Engine, name: str, rows: Tensor) -> Tensor:
     rule = engine.method.slopes
-    if not isinstance(rule, OptimisedSlopes) or not rows.shape[1]:
-        return engine.derived().rows(name, rows, upper=False)[0]
-    engine.prepare(name)
     n, r, center = len(engine.inputs), rows.shape[1], engine.inputs.center
+    if not isinstance(rule, OptimisedSlopes) or not n * r:
+        return center.new_zeros(n, r)
+    engine.prepare(name)
     if torch.is_grad_enabled():
-        return _best(engine, name, rows, rule, None)
-    at_once = inputs_recorded(engine.graph, r, center.dtype, engine.memory)
-    parts = []
-    for part in torch.arange(n, device=center.device).split(at_once):
-        parts.append(_best(engine, name, rows if len(rows) == 1 else rows[part], rule, part))
-    return torch.cat(parts) if parts else center.new_zeros(0, r)
+        return _best(*_apart(engine, rows, rule), name, rule).reshape(n, r)
+    own = rule.slopes == "own"
+    count, recorded = (n * r, 1) if own else (n, r)
+    at_once = inputs_recorded(engine.graph, recorded, center.dtype, engine.memory)
+    parts = torch.arange(count, device=center.device).split(at_once)
+    return torch.cat([_best(*_apart(engine, rows, rule, part), name, rule) for part in parts]).reshape(n, r)
 
 
-def _best(engine: Engine, name: str, rows: Tensor, rule: OptimisedSlopes, index: Tensor | None) -> Tensor:
-    """Lower bounds for the inputs of an index, or for all: the best of the restarts."""
-    n, r = len(engine.inputs) if index is None else len(index), rows.shape[1]
-    part, rows = _apart(engine, rows, rule, index)
-    best: Tensor | None = None
-    draws = Draws(rule.seed, part.inputs.center)
+def _best(engine: Engine, rows: Tensor, name: str, rule: OptimisedSlopes) -> Tensor:
+    """The best lower bounds of the restarts, ``(n, r)``."""
+    draws = Draws(rule.seed, engine.inputs.center)
+    found = []
     for restart in range(rule.restarts):
-        shares = _descended(part, name, rows, rule, _start(part, name, rule, draws, restart))
-        found = part.derived(relaxations=_lines(part, name, shares, detached=False)).rows(name, rows, upper=False)[0]
-        best = found if best is None else torch.fmax(best, found)
-    if best is None:
-        raise RuntimeError("a rule has at least one restart")
-    return best.reshape(n, r)
+        shares = _descended(engine, name, rows, rule, _start(engine, name, rule, draws, restart))
+        at_shares = engine.derived(relaxations=_lines(engine, name, shares, detached=False))
+        found.append(at_shares.rows(name, rows, upper=False)[0])
+    return functools.reduce(torch.fmax, found)
 
 
-def _apart(engine: Engine, rows: Tensor, rule: OptimisedSlopes, index: Tensor | None = None) -> tuple[Engine, Tensor]:
-    """An engine for the inputs of an index, and their rows; where these have slopes of their own, as if each row had an
-    input to itself."""
-    n, r = len(engine.inputs) if index is None else len(index), rows.shape[1]
-    if rule.slopes == "own" and r > 1:
-        index = torch.arange(n, device=rows.device) if index is None else index
-        index = index.repeat_interleave(r)
-        rows = fold(rows.expand(n, *rows.shape[1:]))[:, None]
-    return engine.derived(index), rows
+def _apart(engine: Engine, rows: Tensor, rule: OptimisedSlopes, part: Tensor | None = None) -> tuple[Engine, Tensor]:
+    """An engine for some of the inputs, or all, and their rows.
+
+    Where rows have slopes of their own each of them has an input to itself, and the parts are parts of these: of the
+    first row of the first input, its second row, and so on.
+    """
+    n, r = len(engine.inputs), rows.shape[1]
+    own = rule.slopes == "own" and r > 1
+    if part is None and own:
+        part = torch.arange(n * r, device=rows.device)
+    if part is None or (not own and len(part) == n):
+        return engine.derived(), rows
+    index = part // r if own else part
+    shared = len(rows) == 1
+    if own:
+        return engine.derived(index), rows[0 if shared else index, part % r][:, None]
+    return engine.derived(index), rows if shared else rows[index]
 
 
 def lines_of_rows(engine: Engine, name: str, rows: Tensor) -> tuple[Engine, dict[str, Relaxation]]:
@@ -79,7 +84,8 @@ def lines_of_rows(engine: Engine, name: str, rows: Tensor) -> tuple[Engine, dict
     if not isinstance(rule, OptimisedSlopes):
         return engine, {node.name: engine.relaxations[node.name] for node in engine.graph.nonlinear(name)}
     part, rows = _apart(engine, rows, rule)
-    shares = _descended(part, name, rows, rule, _start(part, name, rule, Draws(rule.seed, part.inputs.center), 0))
+    draws = Draws(rule.seed, part.inputs.center)
+    shares = _descended(part, name, rows, rule, _start(part, name, rule, draws, 0))
     return part, _lines(part, name, shares, detached=True)
 
 
@@ -89,42 +95,52 @@ def _start(engine: Engine, name: str, rule: OptimisedSlopes, draws: Draws, resta
         lower, upper = (side.detach() for side in engine.preactivation(node))
         if restart or rule.start == "uniform":
             shares[node.name] = uniform(draws, place(engine.graph, node), restart, lower, operation.free)
-            continue
-        if rule.start == "same":
-            low, high = lower.clamp(max=0), upper.clamp(min=0)
-            share = (high / (high - low)).nan_to_num(0.0).clamp(0, 1)
-        elif rule.start == "adaptive":
-            share = (upper > -lower).to(lower)
         else:
-            share = torch.full_like(lower, 0.0 if rule.start == "zero" else 1.0)
-        shares[node.name] = share[:, None].expand(-1, operation.free, *share.shape[1:])
+            shares[node.name] = operation.shares(lower, upper, rule.start)
     return shares
 
 
 def _descended(engine: Engine, name: str, rows: Tensor, rule: OptimisedSlopes, shares: Shares) -> Shares:
     """The shares after the steps; where a gradient is zero or not known they stay."""
-    if not shares:
-        return shares
-    rows = rows.detach()
-    for _ in range(rule.steps if rule.step else 0):
-        with torch.enable_grad():
-            leaves = {node: share.detach().clone().requires_grad_() for node, share in shares.items()}
-            lines = _lines(engine, name, leaves, detached=True)
-            low, _ = backward(engine.graph, name, rows, lines, engine.inputs, upper=False)
-            # its gradient is that of log(1 + sum exp) but for a positive factor of each input, which may round to zero
-            losses = -low if low.shape[1] == 1 else torch.logsumexp(-low, 1)
-            gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+    for _ in range(rule.steps if rule.step and shares else 0):
+        slopes = _gradients(engine, name, rows.detach(), shares)
         shares = {
-            node: share.detach()
-            if slope is None
-            else (share - rule.step * slope.sign().nan_to_num(0.0)).clamp(0, 1).detach()
-            for (node, share), slope in zip(leaves.items(), gradients, strict=True)
+            node: (share - rule.step * slopes[node].sign().nan_to_num(0.0)).clamp(0, 1)
+            for node, share in shares.items()
         }
     return shares
 
 
-def _moved(share: Tensor, slope: Tensor | None, step: float) -> Tensor:
-    return share if slope is None else (share - step * slope.sign().nan_to_num(0.0)).clamp(0, 1)
+def _gradients(engine: Engine, name: str, rows: Tensor, shares: Shares) -> Shares:
+    """Gradients in the shares of ``log(1 + sum exp(-lower))``, but for a positive factor of each input: that of
+    ``log(sum exp(-lower))``, which does not round to zero where all margins are large.
+
+    Where the rows of one input are more than the byte budget holds, its weights of the rows come first, and then the
+    rows in parts.
+    """
+    at_once = rows_recorded(engine.graph, len(engine.inputs), rows.dtype, engine.memory)
+    whole = rows.shape[1] <= at_once or torch.is_grad_enabled()
+    parts = [rows] if whole else list(rows.split(at_once, 1))
+    detached = {node: share.detach() for node, share in shares.items()}
+    if whole:
+        weights: Sequence[Tensor | None] = [None]
+    else:
+        lines = _lines(engine, name, detached, detached=True)
+        with torch.no_grad():
+            lows = [backward(engine.graph, name, part, lines, engine.inputs, upper=False)[0] for part in parts]
+        weights = torch.softmax(-torch.cat(lows, 1), 1).split(at_once, 1)
+    total = {node: torch.zeros_like(share) for node, share in detached.items()}
+    for part, weight in zip(parts, weights, strict=True):
+        with torch.enable_grad():
+            leaves = {node: share.clone().requires_grad_() for node, share in detached.items()}
+            lines = _lines(engine, name, leaves, detached=True)
+            low, _ = backward(engine.graph, name, part, lines, engine.inputs, upper=False)
+            losses = torch.logsumexp(-low, 1) if weight is None else -(weight * low).sum(1)
+            found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+        for node, gradient in zip(leaves, found, strict=True):
+            if gradient is not None:
+                total[node] += gradient
+    return total
 
 
 def _lines(engine: Engine, name: str, shares: Shares, *, detached: bool) -> dict[str, Relaxation]:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from verifix.draws import Draws
 from verifix.errors import InvalidType, InvalidValue
-from verifix.operations import Slopes
+from verifix.operations import Nonlinear, Slopes
 
 Start = Literal["uniform", "same", "adaptive", "zero", "one"]
 Rows = Literal["shared", "own"]
 _NODES = 1 << 16
-"""More than any graph has nodes: draws of one input differ by node and by restart."""
+"""More than any graph has nodes: draws of one input differ by node and by restart, of which there are as many at most,
+so that both together make a number of a draw."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class RandomSlopes(_Seeded):
 
     Args:
         p, q: neither: uniform on [0, 1] (Lee et al., figure 3, RANDOM). Both: 0 or 1, and 1 with probability ``p``
-            where ``|l| >= |u|`` and ``q`` where ``|l| < |u|``; ``(0, 1)`` is ``adaptive`` (Lee et al., section 5).
+            where ``adaptive`` takes 0 (of ReLU: where ``|l| >= |u|``) and ``q`` where it takes 1; so that ``(0, 1)`` is
+            ``adaptive`` (Lee et al., section 5).
         seed: of the draws, which are keyed by the values of the input too: they do not depend on what else is in the
             batch.
 
@@ -81,12 +83,13 @@ class RandomSlopes(_Seeded):
                 _check_number(name, value, 0, 1)
         _check_whole("seed", self.seed, 0)
 
-    def shares(self, draws: Draws, node: int, lower: Tensor, upper: Tensor, free: int) -> Tensor:
+    def shares(self, draws: Draws, node: int, operation: Nonlinear, lower: Tensor, upper: Tensor) -> Tensor:
         """Shares ``(n, free, *shape)`` for pre-activation bounds ``(n, *shape)`` of the ``node``-th node."""
-        drawn = uniform(draws, node, 0, lower, free)
+        drawn = uniform(draws, node, 0, lower, operation.free)
         if self.p is None or self.q is None:
             return drawn
-        likely = torch.where((upper > -lower).detach(), self.q, self.p)[:, None]
+        steep = operation.shares(lower.detach(), upper.detach(), "adaptive") > 0
+        likely = torch.where(steep, torch.full_like(drawn, self.q), self.p)
         # a draw is 0 at the least and 1 at the most: neither probability 0 nor 1 may fail
         return ((drawn < likely) | (likely == 1)).to(lower)
 
@@ -103,7 +106,8 @@ class OptimisedSlopes(_Seeded):
     Args:
         steps: how many steps are made.
         step: how far each goes, ``eta``: from 1 on every share with a gradient ends at 0 or 1 after one step.
-        start: ``uniform``: drawn on [0, 1]; or as a rule by name has it.
+        start: ``uniform``: drawn on [0, 1]; or as a rule by name has it. Without steps these are ``interval:random``
+            with the same seed, and that rule.
         slopes: ``shared`` among the rows of an input, or each row its ``own``: tighter, for as many slopes.
         restarts: of several starts the best of each row is taken; those after the first are ``uniform``.
         seed: of the draws, as in :class:`RandomSlopes`.
@@ -122,7 +126,7 @@ class OptimisedSlopes(_Seeded):
 
     def __post_init__(self) -> None:
         _check_whole("steps", self.steps, 0)
-        _check_whole("restarts", self.restarts, 1)
+        _check_whole("restarts", self.restarts, 1, _NODES)
         _check_whole("seed", self.seed, 0)
         _check_number("step", self.step, 0, math.inf)
         for name, kind in (("start", Start), ("slopes", Rows)):
@@ -183,8 +187,9 @@ def _check_number(name: str, value: object, least: float, most: float) -> None:
         raise InvalidValue(name, value, limits + " and finite" * (most == math.inf))
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
+def _check_whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidType(name, value, "a whole number")
-    if not least <= value < 2**63:
-        raise InvalidValue(name, value, f"must be at least {least} and below 2**63")
+    if not least <= value <= most:
+        limit = "below 2**63" if most == 2**63 - 1 else f"at most {most}"
+        raise InvalidValue(name, value, f"must be at least {least} and {limit}")

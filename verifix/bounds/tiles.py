@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from verifix.bounds.method import Method
+from verifix.bounds.slopes import OptimisedSlopes
 from verifix.errors import InvalidType, InvalidValue
 from verifix.graph import Graph
 from verifix.operations import Affine, Convolution, Dense, MaxPool, Operation, Pooling, Scaling, Sum
@@ -100,6 +101,10 @@ def rows_of(graph: Graph, methods: Sequence[Method]) -> int:
                 if method.estimator.kind == "gaussian"
                 else method.estimator.rows_at_once
             )
+        elif isinstance(method.slopes, OptimisedSlopes):
+            # each restart is kept; where each row has slopes of its own, so are its lines
+            rows += math.prod(graph.shape) * (method.slopes.restarts * (3 if method.slopes.slopes == "own" else 1) - 1)
+            rows += entries if method.intermediate != "interval" else 0
         elif method.intermediate != "interval":
             rows += entries
     return rows
@@ -131,6 +136,11 @@ def inputs_per_step(
 def inputs_recorded(graph: Graph, rows: int, dtype: torch.dtype, memory: int) -> int:
     """How many inputs to take together in a pass of so many rows for which autograd keeps what it needs; at least 1."""
     return max(1, memory // _bytes_recorded(graph, rows, dtype))
+
+
+def rows_recorded(graph: Graph, inputs: int, dtype: torch.dtype, memory: int) -> int:
+    """How many rows of so many inputs to take together in such a pass; at least :data:`ROWS`."""
+    return max(ROWS, ROWS * memory // (inputs * _bytes_recorded(graph, ROWS, dtype)))
 
 
 def _bytes_recorded(graph: Graph, rows: int, dtype: torch.dtype) -> int:

@@ -136,7 +136,9 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="cap",
-        help="ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined by + (default: cap)",
+        help="ibp, crown-ibp, cap-ibp, tight-smooth, cap, crown, or choices such as filtered:same; several joined by "
+        "+; tight-smooth takes options, as in tight-smooth:restarts=3:seed=1 (steps, step, start=uniform|same|adaptive|"
+        "zero|one, slopes=shared|own, restarts, seed), and interval:random takes p, q and seed (default: cap)",
     )
     add_memory(parser)
 

@@ -50,6 +50,17 @@ class TwoPiece(Nonlinear):
     def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
         return (upper <= 0) | (lower >= 0)
 
+    def shares(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Tensor:
+        low, high = lower.clamp(max=0), upper.clamp(min=0)
+        small, large = min(self.left, self.right), max(self.left, self.right)
+        if slopes in ("same", "adaptive"):  # the share of the right piece
+            right = high / (high - low) if slopes == "same" else (high > -low).to(lower)
+            share = right if self.left <= self.right else 1 - right
+        else:
+            slope = min(max(0.0 if slopes == "zero" else 1.0, small), large)
+            share = torch.full_like(lower, (slope - small) / (large - small) if large > small else 0.0)
+        return _within(share)[:, None]
+
     def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes | Tensor) -> Relaxation:
         if isinstance(slopes, str) and slopes == "constant":
             return Levels(*self.interval([lower], [upper]))
@@ -110,6 +121,21 @@ class Clip(Nonlinear):
     def settled(self, lower: Tensor, upper: Tensor) -> Tensor:
         return (upper <= self.low) | (lower >= self.high) | ((lower >= self.low) & (upper <= self.high))
 
+    def shares(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Tensor:
+        if slopes == "same":
+            low, high = self.low, self.high
+            chord = (self.forward(upper) - self.forward(lower)) / (upper - lower)
+            # of two kinks the smaller of both largest slopes: for one of the lines a share of one
+            both = (lower < low) & (upper > high)
+            below, above = (upper - low) / (high - lower), (high - lower) / (upper - low)
+            shares = [torch.where(both, side, chord) for side in (below, above)]
+        elif slopes == "adaptive":
+            middle = (lower + upper) / 2
+            shares = [(middle > self.low).to(lower), (middle < self.high).to(lower)]
+        else:
+            shares = [torch.full_like(lower, 0.0 if slopes == "zero" else 1.0)] * 2
+        return _within(torch.stack(shares, 1))
+
     def lines(self, lower: Tensor, upper: Tensor, slopes: Slopes | Tensor) -> Relaxation:
         if isinstance(slopes, str) and slopes == "constant":
             return Levels(*self.interval([lower], [upper]))
@@ -141,6 +167,10 @@ class Clip(Nonlinear):
         offset_above = torch.where(kink_high, high - above * high, at_lower - above * lower) + unknown
         offset_below = torch.where(kink_low, low - below * low, at_lower - below * lower) + unknown
         return Lines(below, offset_below, above, offset_above)
+
+
+def _within(share: Tensor) -> Tensor:
+    return share.nan_to_num(0.0).clamp(0, 1)
 
 
 def _pick(slopes: Slopes | Tensor, line: int, steep_is_tighter: Tensor) -> Tensor | float:

@@ -278,7 +278,8 @@ class TrainSettings:
 
     @property
     def exact_methods(self) -> tuple[Method, ...]:
-        """The same with nothing estimated: the bounds that a certificate would use.
+        """The same with nothing estimated, and with the seed that the method names: the bounds that a certificate would
+        use.
 
         Where the final ``beta`` is below 1, that of ``ibp`` is among them: training relied on it.
         """
