@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,17 @@ class TestNoise:
         assert bool((result.distance[found] < 2).all())
         back = x + (result.examples - x) * (1 - 1e-3)
         assert torch.equal(layer(back).argmax(1)[found], y[found])
+
+    @pytest.mark.parametrize("kind", [GaussianNoise, SaltAndPepper])
+    def test_the_smallest_scale_of_all_draws(self, kind: type[GaussianNoise | SaltAndPepper]) -> None:
+        """More draws never find a farther example, and now and then a nearer one."""
+        layer, x, y = problem(n=20)
+        sets = Ball("l1", 9.0, box=(-3, 3)).around(x)
+        found = [kind(repeats=repeats)(layer, x, y, sets) for repeats in (1, 4, 16)]
+        for fewer, more in itertools.pairwise(found):
+            assert bool(more.success[fewer.success].all())
+            assert bool((more.distance <= fewer.distance)[fewer.success].all())
+            assert bool((more.distance < fewer.distance)[fewer.success].any())
 
     @pytest.mark.parametrize("norm", ["l2", "l1"])
     def test_salt_and_pepper_is_black_and_white(self, norm: Norm) -> None:

@@ -17,11 +17,12 @@ from verifix.sets import LpBall
 
 @dataclass(frozen=True, kw_only=True)
 class Noise(Attack):
-    """Repeated draws, as large as the set allows; where one is answered wrongly, the smallest scale of it that is.
+    """Repeated draws, as large as the set allows until one is answered wrongly, and then at the smallest scale that any
+    was; where one is wrong at that, the smallest scale of it that is.
 
     Args:
-        repeats: draws for each input; it leaves with the first that is answered wrongly.
-        searches: halvings of the scale after that.
+        repeats: draws for each input.
+        searches: halvings of the scale of one that is answered wrongly.
     """
 
     nearest: ClassVar[bool] = True
@@ -35,22 +36,20 @@ class Noise(Attack):
 
     def run(self, problem: Problem) -> None:
         who = (~problem.clean.met).nonzero()[:, 0]
-        for sample in range(self.repeats):
-            if not len(who):
-                return
-            everything = torch.ones(len(who), dtype=torch.float64, device=who.device)
-            wrong = problem.ask(self.points(problem, who, sample, everything), who).met
-            self._shrink(problem, who[wrong], sample)
-            who = who[~wrong]
+        smallest = torch.ones(len(who), dtype=torch.float64, device=who.device)
+        for sample in range(self.repeats if len(who) else 0):
+            wrong = problem.ask(self.points(problem, who, sample, smallest), who).met
+            smallest[wrong] = self._shrink(problem, who[wrong], sample, smallest[wrong])
 
-    def _shrink(self, problem: Problem, who: Tensor, sample: int) -> None:
-        """Halve between the largest scale known to be answered rightly and the smallest known to be wrong."""
-        low = torch.zeros(len(who), dtype=torch.float64, device=who.device)
-        high = torch.ones_like(low)
+    def _shrink(self, problem: Problem, who: Tensor, sample: int, high: Tensor) -> Tensor:
+        """Halve between the largest scale known to be answered rightly and the smallest known to be wrong, first
+        ``high``; returns this, ``(k,)``."""
+        low = torch.zeros_like(high)
         for _ in range(self.searches if len(who) else 0):
             middle = (low + high) / 2
             wrong = problem.ask(self.points(problem, who, sample, middle), who).met
             low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+        return high
 
     @abstractmethod
     def points(self, problem: Problem, who: Tensor, sample: int, share: Tensor) -> Tensor:
@@ -62,8 +61,8 @@ class GaussianNoise(Noise):
     """Normal noise, scaled to the surface of the ball in its own norm, and then brought into the box.
 
     Args:
-        repeats: draws for each input; it leaves with the first that is answered wrongly.
-        searches: halvings of the scale after that.
+        repeats: draws for each input.
+        searches: halvings of the scale of one that is answered wrongly.
 
     >>> from verifix.sets import Ball
     >>> x, y = torch.tensor([[0.5, 0.4]]), torch.tensor([0])
@@ -93,8 +92,8 @@ class SaltAndPepper(Noise):
     pixels is limited by eps, in l_inf every pixel may go; the scale is their number.
 
     Args:
-        repeats: draws for each input; it leaves with the first that is answered wrongly.
-        searches: halvings of the scale after that.
+        repeats: draws for each input.
+        searches: halvings of the scale of one that is answered wrongly.
 
     >>> from verifix.sets import Ball
     >>> x, y = torch.tensor([[0.5, 0.4]]), torch.tensor([0])
