@@ -43,6 +43,13 @@ class TestWriteBytes:
         assert path.read_bytes() == b"old"
         assert [file.name for file in tmp_path.iterdir()] == ["content"]
 
+    def test_what_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        link = tmp_path / "full"
+        link.symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_bytes(link, b"new")
+        assert caught.value.filename == str(link)
+
     def test_devices_pipes_and_links_are_not_replaced(self, tmp_path: Path) -> None:
         pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
         os.mkfifo(pipe)

@@ -21,7 +21,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         OSError: it cannot be written, for instance on a full disk; the old content stays then.
     """
     if path.exists() and not path.is_file():
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            error.filename = str(path)  # writing knows none
+            raise
         return
     given, path = path, path.resolve()
     beside = path.with_name(f".{path.name}.tmp")
@@ -59,12 +63,15 @@ RUNS = {
 
 
 def refuse_other_run(folder: Path, own: str = "") -> None:
-    """Refuse a folder with a run of another kind than ``own``: they write files of the same names.
+    """Refuse a folder with a run of another kind than ``own``: they write files of the same names. And one whose own
+    is no file: a device may have no end.
 
     Raises:
         InvalidValue: there is one.
     """
     for name, what in RUNS.items():
+        if name == own and (folder / name).exists() and not (folder / name).is_file():
+            raise InvalidValue("out", folder, f"holds {name}, which is no file: choose another folder")
         if name != own and (folder / name).exists():
             raise InvalidValue("out", folder, f"holds {what}: choose another folder")
 

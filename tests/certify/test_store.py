@@ -70,6 +70,12 @@ class TestFresh:
         with RunStore(tmp_path, SETTINGS, resume=True):
             assert (tmp_path / "notes.txt").read_text() == "mine"
 
+    def test_results_on_a_device(self, tmp_path: Path) -> None:
+        """``/dev/full`` can be read for ever."""
+        (tmp_path / "results.jsonl").symlink_to("/dev/full")
+        with pytest.raises(InvalidValue, match=r"holds results.jsonl, which is no file"):
+            RunStore(tmp_path, SETTINGS, resume=True)
+
     def test_folder_of_training(self, tmp_path: Path) -> None:
         (tmp_path / "checkpoint.pt").write_bytes(b"")
         (tmp_path / "settings.json").write_text("its own")

@@ -266,6 +266,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "labels of reals": (["--data", "npz:reals.npz"], "y is float32"),
     "weights are missing": (["--weights", "nothing.pth"], "weights = nothing.pth: no such file"),
     "device": (["--device", "gpu"], "device = gpu: cannot be used here"),
+    "out is nothing": (["--out", ""], "--out: '' is no folder: name one"),
     "out is a file": (["--out", "a_file"], "out = a_file: is a file"),
     "out under a file": (["--out", "a_file/run"], "out = a_file/run: is a file, or lies under one"),
     "out where nothing can be made": (["--out", "/proc/run"], "out = /proc/run: cannot be made"),

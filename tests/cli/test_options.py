@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from verifix.cli.options import apply_common, byte_count, natural, number, positive
+from verifix.cli.options import apply_common, byte_count, folder, natural, number, positive
 from verifix.errors import InvalidValue
 
 
@@ -37,6 +37,7 @@ def test_read(read: Callable[[str], Any], text: str, value: float) -> None:
         *((number, text) for text in ("", "x", "1/0", "1/2/3", "/", "1/", "8/x")),
         *((positive, text) for text in ("0", "-1", "1.5", "", "x", "²")),
         *((natural, text) for text in ("-1", "1.5", str(2**63))),
+        *((folder, text) for text in ("", " ")),
         *((byte_count, text) for text in ("", "GiB", "2 GG", "-1", "0", "0.1", "1e3")),
     ],
 )

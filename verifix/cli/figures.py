@@ -70,7 +70,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the pictures, made if need be")
+    parser.add_argument(
+        "--out", required=True, type=options.folder, metavar="DIR", help="folder for the pictures, made if need be"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -51,6 +51,13 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def folder(text: str) -> str:
+    """A folder that is named: an empty text, such as an unset variable of a shell, is not the current one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder: name one, such as runs/first (. is the current one)")
+    return text
+
+
 def byte_count(text: str) -> int:
     """A number of bytes, with or without a unit.
 
@@ -157,7 +164,9 @@ def add_memory(parser: argparse.ArgumentParser, default: int | None = None) -> N
 
 def add_run(parser: argparse.ArgumentParser, batch: int = 50) -> None:
     """Add ``--out``, ``--resume``, ``--batch`` of a run that decides one input after the other."""
-    parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
+    parser.add_argument(
+        "--out", required=True, type=folder, metavar="RUN", help="folder for the results, made if need be"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the results in RUN")
     parser.add_argument(
         "--batch",

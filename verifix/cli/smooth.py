@@ -58,7 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
     report = actions.add_parser("report", help="certified accuracy against radius", description=REPORT)
     report.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help="run folders and logs; NAME=PATH names one")
-    report.add_argument("--out", required=True, metavar="FOLDER", help="folder for the files, made if need be")
+    report.add_argument(
+        "--out", required=True, type=options.folder, metavar="FOLDER", help="folder for the files, made if need be"
+    )
     report.add_argument(
         "--radii", nargs="+", type=options.number, metavar="R", help="of the table (default: about ten)"
     )
@@ -119,7 +121,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="how likely each answer may be wrong (default: 0.001)",
     )
     parser.add_argument("--skip", type=options.positive, default=1, metavar="K", help="every K-th input (default: 1)")
-    parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
+    parser.add_argument(
+        "--out", required=True, type=options.folder, metavar="RUN", help="folder for the results, made if need be"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the results in RUN")
     parser.add_argument(
         "--batch",

@@ -59,7 +59,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "RUN/cascade.json for verifix certify (default: 1, a single network)",
     )
     _add_landscape(parser.add_argument_group("loss landscape"))
-    parser.add_argument("--out", required=True, metavar="RUN", help="folder for the results, made if need be")
+    parser.add_argument(
+        "--out", required=True, type=options.folder, metavar="RUN", help="folder for the results, made if need be"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the training in RUN")
     parser.add_argument(
         "--checkpoint-seconds",
