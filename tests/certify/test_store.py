@@ -60,6 +60,16 @@ class TestFresh:
                 store.append(records(stop - 1, stop), 0.1)
                 assert len((tmp_path / "results.jsonl").read_text().splitlines()) == stop == store.decided
 
+    def test_a_full_disk_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(_file: int, _content: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        with RunStore(tmp_path, SETTINGS) as store, monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(OSError, match="No space left") as caught:
+                store.append(records(0, 1), 0.1)
+        assert caught.value.filename == str(tmp_path)
+
     def test_nothing_to_append(self, tmp_path: Path) -> None:
         with RunStore(tmp_path, SETTINGS) as store:
             store.append([], 1.0)

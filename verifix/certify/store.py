@@ -157,9 +157,13 @@ class RunStore(Generic[R]):
         if not records:
             return
         timing = {"start": records[0].index, "stop": records[-1].index + 1, "seconds": seconds}
-        _append(self._timings, _dump(timing) + "\n")
         new = [record for record in records if record.index >= self.decided]
-        _append(self._results, "".join(_dump(asdict(record)) + "\n" for record in new))
+        try:
+            _append(self._timings, _dump(timing) + "\n")
+            _append(self._results, "".join(_dump(asdict(record)) + "\n" for record in new))
+        except OSError as error:
+            error.filename = str(self.folder)  # a descriptor has no name
+            raise
         self.records += new
 
     def seconds(self) -> float:
