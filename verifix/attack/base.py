@@ -67,7 +67,7 @@ class Attack(ABC):
             raise InvalidType("model", model, "a module or function that returns logits (n, classes)")
         whole("batch", batch, 1)
         sets, criterion = input_sets(x, inputs), criterion_of(y)
-        if not all(bool(torch.isfinite(side).all()) for side in sets.hull()):
+        if not sets.finite():
             remedy = f"reaches beyond what {x.dtype} holds: give a smaller eps, or the box that inputs stay in"
             raise InvalidValue("inputs", sets, remedy)
         if start is not None and (not isinstance(start, Tensor) or start.shape != x.shape):

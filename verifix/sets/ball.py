@@ -17,7 +17,7 @@ from verifix.sets.support import l1_box_support, l2_box_support, scaled_problem
 from verifix.tensors import contract
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
-_SPELLINGS: dict[object, Norm] = {
+SPELLINGS: dict[object, Norm] = {
     "linf": "linf",
     "inf": "linf",
     math.inf: "linf",
@@ -28,6 +28,7 @@ _SPELLINGS: dict[object, Norm] = {
     "1": "l1",
     1: "l1",
 }
+"""What is understood as each norm."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Ball:
 
     def __post_init__(self) -> None:
         key: object = self.norm.lower() if isinstance(self.norm, str) else self.norm
-        if isinstance(key, bool) or not isinstance(key, (str, int, float)) or key not in _SPELLINGS:
+        if isinstance(key, bool) or not isinstance(key, (str, int, float)) or key not in SPELLINGS:
             raise InvalidValue("norm", repr(self.norm), f"choose one of {', '.join(NORMS)}")
-        object.__setattr__(self, "norm", _SPELLINGS[key])
+        object.__setattr__(self, "norm", SPELLINGS[key])
         if not _is_number(self.eps):
             raise InvalidType("eps", self.eps, "a number or a torch.Tensor")
         eps = torch.as_tensor(self.eps, dtype=torch.float64)

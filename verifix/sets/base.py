@@ -73,6 +73,10 @@ class InputSet(ABC):
     def to(self, target: torch.dtype | torch.device) -> InputSet:
         """The same sets, computed with in another dtype or on another device."""
 
+    def finite(self) -> bool:
+        """Whether the type of the inputs holds every point of every set."""
+        return all(bool(torch.isfinite(side).all()) for side in self.hull())
+
     @property
     def starts_from_support(self) -> bool:
         """Whether bounds of single coordinates say little of the set, so that the interval pass starts behind the first

@@ -107,6 +107,9 @@ class UnionSet(InputSet):
     def support(self, rows: Tensor) -> Tensor:
         return torch.stack([member.support(rows) for member in self.members]).amax(0)
 
+    def finite(self) -> bool:
+        return all(member.finite() for member in self.members)
+
     def magnitude(self) -> Tensor:
         return torch.stack([member.magnitude() for member in self.members]).amax(0)
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets import Wasserstein
+from verifix.sets import Ball, Union, Wasserstein
+from verifix.sets.wasserstein.ball import WassersteinBall
 from verifix.sets.wasserstein.ground import GROUNDS, window_cost, window_offsets
 
 X = torch.tensor([[[[0.0, 0.5], [1.0, 0.25]]], [[[0.0, 0.0], [0.0, 1.0]]]])
@@ -143,6 +144,18 @@ def test_settings() -> None:
     clamped = Wasserstein(torch.tensor([1.0]), variant="clamp-after").settings()
     assert clamped["eps"] == [1.0]
     assert clamped["box"] == [0.0, 1.0]
+
+
+def test_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the type holds every point is known without the hull, unless the mass is beyond the type."""
+    x = torch.full((1, 1, 2, 4), 1e38)
+    assert Wasserstein(1e-3).around(x).finite()
+    assert not Wasserstein(9.0).around(x).finite()
+    assert Wasserstein(9.0).around(x.double()).finite()
+    assert not Union(Ball("linf", 1e38), Wasserstein(9.0)).around(x).finite()
+    monkeypatch.setattr(WassersteinBall, "hull", lambda ball: pytest.fail("asked for the hull"))
+    assert Wasserstein(9.0).around(x / 10).finite()
+    assert Union(Ball("linf", 0.1), Wasserstein(9.0)).around(x / 10).finite()
 
 
 def test_reach() -> None:

@@ -106,6 +106,10 @@ class WassersteinBall(InputSet):
             upper = torch.minimum(upper, self.box[1])
         return _rounded(lower, self._center.dtype, -torch.inf), _rounded(upper, self._center.dtype, torch.inf)
 
+    def finite(self) -> bool:
+        # no pixel holds more than the whole image; far cheaper than the hull, which decides the rest
+        return bool((self._mass < torch.finfo(self._center.dtype).max).all()) or super().finite()
+
     def magnitude(self) -> Tensor:
         # the support function is rounded outward by itself: what counts is how large a point of the set can be
         return 2 * self.hull()[1]
