@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.attack.test_evaluate import Model, RandomSearch, inputs, two, zeros
-from verifix.attack import BIM, FGSM, PGD, Attack, evaluate
+from verifix.attack import BIM, FGSM, PGD, Attack, PlanPGD, evaluate
 from verifix.attack.masking import CHECKED, SIGNS, warnings_of
-from verifix.sets import Ball
+from verifix.sets import Ball, Wasserstein
 
 
 def sawtooth(x: Tensor) -> Tensor:
@@ -105,6 +105,14 @@ class TestSigns:
         case = CASES["gradient-free"]
         model, attacks = case.shows
         assert not any("fell to an attack without" in text for text in self.warned(case, model, attacks[::-1]))
+
+    @pytest.mark.parametrize("threat", [Ball("linf", 0.0), Wasserstein(0.0), Wasserstein(0.5, window=1)])
+    def test_nothing_is_better_than_a_single_point(self, threat: Ball | Wasserstein) -> None:
+        x = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+        attack = PGD(steps=3) if isinstance(threat, Ball) else PlanPGD(steps=3)
+        found = evaluate(lambda x: torch.stack([x.flatten(1).sum(1), x[:, 0, 0, 0]], 1), x, zeros(4), threat, [attack])
+        assert found.warnings == []
+        assert found.robust.all()
 
     def test_random_models_are_not_said_to_mix_batches(self) -> None:
         told = self.warned(CASES["random"], *CASES["random"].shows)

@@ -262,7 +262,10 @@ class _State:
         self.mark("one step", who[success & (found.backwards == 1) & self._many[who]])
         self.mark("no gradient", who[found.no_gradient])
         many, clean = found.backwards > 1, self.clean.margins[who]
-        self.mark("no progress", who[many & ~success & ~found.no_gradient & (found.margins >= clean)])
+        stuck = who[many & ~success & ~found.no_gradient & (found.margins >= clean)]
+        if len(stuck):  # where the set is a single point, there is nothing better
+            lower, upper = self.clean.sets.select(stuck).hull()
+            self.mark("no progress", stuck[(lower < upper).flatten(1).any(1)])
         better = success | (found.feasible & (found.margins < self.margins[who]))
         self.examples[who[better]], self.margins[who[better]] = found.examples[better], found.margins[better]
         self.fooled_by[who[success]] = number
