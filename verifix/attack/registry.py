@@ -48,7 +48,7 @@ def attack_class(name: str) -> type[Attack]:
     'PGD'
     """
     if name not in ATTACKS:
-        raise InvalidValue("attack", name, f"choose one of {', '.join(sorted(ATTACKS))}, {STANDARD}")
+        raise InvalidValue("attack", repr(name), f"choose one of {', '.join(sorted(ATTACKS))}, {STANDARD}")
     module, _, kind = ATTACKS[name].partition(":")
     found: type[Attack] = getattr(import_module(f"verifix.attack.{module}"), kind)
     return found

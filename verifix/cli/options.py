@@ -229,12 +229,15 @@ def make_threat(args: argparse.Namespace, eps: float) -> Ball | Wasserstein:
         InvalidValue: an option that cannot be, or that does not go with the norm.
     """
     from verifix.sets import Wasserstein
+    from verifix.sets.ball import NORMS, SPELLINGS
 
     names = ("ground", "window", "mass", "variant", "transport")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.norm != "wasserstein":
         for name, value in given.items():
             raise InvalidValue(name, value, "goes with --norm wasserstein only")
+        if args.norm.lower() not in SPELLINGS:
+            raise InvalidValue("norm", repr(args.norm), f"choose one of {', '.join(NORMS)}, wasserstein")
         return make_ball(args, eps)
     if given.get("transport") == "flow":
         given = {"ground": "l1", "window": None} | given
