@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from verifix.attack import (
     BIM,
+    DDN,
     FGSM,
     PGD,
     Attack,
@@ -21,6 +22,7 @@ from verifix.attack import (
     WorstOf,
     augmentation,
 )
+from verifix.attack.criteria import Loss
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Ball, Union, UnionSet
 
@@ -257,6 +259,18 @@ class TestWorstOf:
         model, (x, y) = network(), inputs(10)
         found = WorstOf(attacks=(GaussianNoise(repeats=5),))(model, x, y, BOXED)
         assert not found.backwards.any() and found.feasible.all()
+
+    @pytest.mark.parametrize("loss", ["margin", "cross-entropy"])
+    def test_minimum_norm_beyond_the_set_does_not_end_the_search(self, loss: Loss) -> None:
+        """DDN ends at wrong points wherever they are; the attacks behind it find theirs all the same."""
+        model, (x, y) = network(), inputs(40)
+        attacks = (PGD(steps=5), DDN(steps=20), PGD(steps=20))
+        found = WorstOf(attacks=attacks, loss=loss)(model, x, y, BOXED)
+        parts = [attack(model, x, y, ball) for attack, ball in zip(attacks, BOXED.members, strict=True)]
+        outside = ~parts[1].feasible & ~parts[0].success
+        assert (outside & parts[2].success).any() and (outside & ~parts[2].success).any()
+        assert torch.equal(found.success, torch.stack([part.success for part in parts]).any(0))
+        assert found.feasible.all()
 
     def test_settings_are_plain(self) -> None:
         import json

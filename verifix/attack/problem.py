@@ -193,12 +193,19 @@ class Problem:
         )
 
     def absorb(self, part: Problem, who: Tensor) -> Tensor:
-        """Take over what a part has cost and seen, and ask about its best points, ``(k, *shape)``, which it returns."""
+        """Take over what a part has cost and seen, and ask about its best points, ``(k, *shape)``, which it returns.
+
+        Attacks of minimum norm end where a point is wrong, in the set or not: the inputs stand for those outside, which
+        would end the search without being a success.
+        """
         for mine, its in ((self.forwards, part.forwards), (self.backwards, part.backwards)):
             mine.index_add_(0, who, its)
         self._slopes_seen[who] |= part._slopes_seen
         self._not_finite[who] |= part._not_finite
         points = part.best(torch.arange(len(part), device=who.device))
+        if part.nearest:
+            inside = part.sets.contains(points)
+            points = torch.where(inside.reshape(-1, *[1] * (points.dim() - 1)), points, self.x[who])
         self.ask(points, who)
         return points
 
