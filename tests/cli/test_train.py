@@ -88,7 +88,8 @@ class TestRun:
             "norm": "l2", "eps": "0.2", "method": "cap+ibp", "epochs": 4, "batch": 30, "eps-schedule": "smoothed",
             "eps-start": "1/100", "eps-ramp": 2, "optimiser": "sgd", "lr": 0.02, "momentum": 0.5,
             "weight-decay": 0.001, "lr-schedule": "step", "lr-factor": 0.1, "lr-every": 2, "lr-start": 1,
-            "clip": 3, "validation": 12, "validation-limit": 5, "validation-every": 2, "patience": 9, "seed": 7,
+            "initialisation": "ibp", "regulariser": 0.5, "regulariser-tolerance": 0.4, "clip": 3,
+            "validation": 12, "validation-limit": 5, "validation-every": 2, "patience": 9, "seed": 7,
         }  # fmt: skip
         options = [word for name, value in given.items() for word in (f"--{name}", value)]
         done = verifix(*train(*options, "--lr-milestones", "2", "3"))
@@ -119,6 +120,18 @@ class TestRun:
         first, second = (load_file(place / name / "last.safetensors") for name in ("first", "second"))
         for name, value in first.items():
             torch.testing.assert_close(second[name], value, rtol=0, atol=1e-9)
+
+    def test_batch_norm_with_statistics_of_clean_inputs(self, verifix: Callable[..., Any], place: Path) -> None:
+        how = ["--batch-norm", "clean", "--initialisation", "ibp", "--regulariser", "0.5", "--method", "ibp"]
+        done = verifix(*train(*how, model="own_networks:normed"))
+        assert (done.status, done.err) == (0, "")
+        state = load_file(place / "run" / "last.safetensors")
+        assert int(state["2.num_batches_tracked"]) == 12  # the last step of each epoch has a single example
+        assert not torch.equal(state["2.running_var"], torch.ones(16))
+        assert all(line["train"]["objective"] >= line["train"]["robust_loss"] for line in log(place / "run"))
+        common = ["own_networks:normed", "--weights", "run/best.safetensors", "--data", "digits", "--limit", "20"]
+        certified = verifix("certify", *common, "--eps", "0.05", "--box", "0", "1", "--method", "ibp", "--out", "c")
+        assert (certified.status, certified.err) == (0, "")
 
     def test_standard_training(self, verifix: Callable[..., Any], place: Path) -> None:
         arguments = ["--data", "digits", "--limit", "90", "--epochs", "2", "--method", "none", "--out", "run"]
@@ -244,6 +257,12 @@ class TestBadInput:
             (["--device", "cuda:99"], "device = cuda:99: cannot be used here"),
             (["--weights", "none.pth"], "weights = none.pth: no such file"),
             (["--epochs", "0"], "'0' is no whole number of at least 1"),
+            (["--batch-norm", "clean"], "batch_norm = clean: the network has no batch norm to train"),
+            (
+                ["--initialisation", "ibp", "--weights", "some.pth"],
+                "weights = some.pth: --initialisation draws new ones",
+            ),
+            (["--initialisation", "xavier"], "initialisation = 'xavier': choose one of none, ibp"),
         ],
     )
     def test_one_line_and_nothing_written(
@@ -348,6 +367,19 @@ class TestTorchrun:
         state = load_file(place / "norm" / "last.safetensors")
         assert int(state["2.num_batches_tracked"]) == 12
         assert torch.isfinite(state["2.running_var"]).all()
+
+    @pytest.mark.slow
+    def test_two_processes_find_the_population(self, verifix: Callable[..., Any], place: Path) -> None:
+        how = ["--dtype", "float64", "--batch", "27", "--validation", "0", "--batch-norm", "clean", "--limit", "82"]
+        two = self.torchrun(*train(*how, model="own_networks:normed"), cwd=place)
+        assert two.returncode == 0, two.stderr
+        model = load_model("own_networks:normed", place / "run" / "last.safetensors", dtype=torch.float64)
+        found = {name: value.clone() for name, value in model.state_dict().items()}
+        assert int(found["2.num_batches_tracked"]) == 9  # the last step of each epoch has a single example
+        x = load("digits:train").first(82).images.double()
+        hidden = model[1](x.flatten(1))  # type: ignore[index]
+        torch.testing.assert_close(found["2.running_mean"], hidden.mean(0), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found["2.running_var"], hidden.var(0), rtol=1e-9, atol=1e-12)
 
     @pytest.mark.slow
     def test_resumes_and_says_what_is_wrong(self, verifix: Callable[..., Any], place: Path) -> None:
