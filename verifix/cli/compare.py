@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifix.cli import options
-from verifix.cli.train import add_shared, curves
+from verifix.cli.train import add_landscape, add_shared
 from verifix.errors import InvalidValue
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from verifix.compare import Cell, CellResult, Comparison, Work
-    from verifix.compare.table import Results
+    from verifix.compare import Cell, Comparison, Work
     from verifix.data import Dataset
     from verifix.train import Epoch
 
@@ -62,6 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     options.add_norm(parser)
     options.add_memory(parser, default=1 << 30)
     add_shared(parser)
+    add_landscape(parser.add_argument_group("loss landscape"))
     _add_tests(parser.add_argument_group("certification and attack"))
     parser.add_argument("--train-limit", type=options.positive, metavar="N", help="only the first N training examples")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results, made if need be")
@@ -111,8 +111,9 @@ def run(args: argparse.Namespace) -> int:
         UserError: wrong input, of any cell, before anything is written.
         RunInterrupted: stopped by the user.
     """
-    from verifix.cli.show_comparison import comparison_meter, draw, show_comparison
+    from verifix.cli.show_comparison import comparison_meter, show_comparison
     from verifix.compare import CertificateBroken, run_comparison
+    from verifix.report import comparison_picture
 
     device = options.apply_common(args)
     comparison = _comparison(args)
@@ -120,22 +121,11 @@ def run(args: argparse.Namespace) -> int:
     work = _work(args, comparison, data, test, device)
     try:
         with comparison_meter() as (progress, report):
-
-            def on_cell(cell: Cell, found: CellResult, results: Results) -> None:
-                report(cell, found)
-                draw(work, results)
-
-            results = run_comparison(
-                work,
-                only=args.only,
-                resume=args.resume,
-                progress=progress,
-                on_cell=on_cell,
-            )
+            results = run_comparison(work, only=args.only, resume=args.resume, progress=progress, on_cell=report)
     except CertificateBroken as error:
         print(f"verifix: CERTIFICATE BROKEN: {error}", file=sys.stderr)
         return BROKEN
-    draw(work, results)
+    comparison_picture(work.folder / "compare.png", results)
     show_comparison(work, results)
     return 0
 
@@ -187,17 +177,17 @@ def _load(args: argparse.Namespace) -> tuple[Dataset, Dataset]:
 def _work(args: argparse.Namespace, comparison: Comparison, data: Dataset, test: Dataset, device: str) -> Work:
     from verifix.compare import Work
     from verifix.models import inner
+    from verifix.report import training_curves
 
     folder = Path(args.out)
-    pictures: dict[str, Callable[[Sequence[Epoch]], None]] = {}
 
     def make(seed: int) -> nn.Module:
         return options.load_network(args, data, device)
 
-    def on_epoch(cell: Cell, history: Sequence[Epoch]) -> None:
-        path = folder / cell.name / "train" / "curves.png"
-        pictures.setdefault(cell.name, curves(path))(history)
+    def on_trained(cell: Cell, history: Sequence[Epoch]) -> None:
+        training_curves(folder / cell.name / "train" / "curves.png", history)
 
+    landscape = {name: value for name, value in vars(args).items() if name.startswith("landscape_")}
     about = options.settings_of_model(args)
     del about["seed"]  # each cell has its own
     return Work(
@@ -211,7 +201,8 @@ def _work(args: argparse.Namespace, comparison: Comparison, data: Dataset, test:
         checkpoint_seconds=args.checkpoint_seconds,
         about=about,
         sources={**options.sources_of_model(args, data), "test_data": args.test_data},
-        on_epoch=on_epoch,
+        landscape={} if args.landscape_every is None else landscape,
+        on_trained=on_trained,
     )
 
 

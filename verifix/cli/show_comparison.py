@@ -16,7 +16,6 @@ from rich.text import Text
 from verifix.cli.show import EVERY
 from verifix.compare import Cell, CellResult, State, Work
 from verifix.compare.table import HEADER, SHORT, Results, messages, rows_of_groups
-from verifix.report import comparison_picture
 
 Meter = tuple[Callable[[State], None], Callable[[Cell, CellResult], None]]
 
@@ -75,11 +74,6 @@ def _line(cell: Cell, result: CellResult) -> str:
         return f"{cell.spelled} diverged: {result.message}"
     standard, attacked, verified = (result.rate(name) or 0.0 for name in ("standard", "attacked", "verified"))
     return f"{cell.spelled}: error {standard:.2%}, under attack {attacked:.2%}, verified {verified:.2%}"
-
-
-def draw(work: Work, results: Results) -> None:
-    """Write the picture of what there is so far."""
-    comparison_picture(work.folder / "compare.png", results)
 
 
 def show_comparison(work: Work, results: Results) -> None:

@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="train a cascade of up to N networks, each on what those before it do not certify: RUN/stage-0 ... and "
         "RUN/cascade.json for verifix certify (default: 1, a single network)",
     )
-    _add_landscape(parser.add_argument_group("loss landscape"))
+    add_landscape(parser.add_argument_group("loss landscape"))
     parser.add_argument(
         "--out", required=True, type=options.folder, metavar="RUN", help="folder for the results, made if need be"
     )
@@ -74,7 +74,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every method has; see :func:`shared_settings`."""
+    """Add the options that every method has."""
     _add_objective(parser.add_argument_group("certified training"))
     _add_start(parser.add_argument_group("short certified training"))
     _add_schedule(parser.add_argument_group("schedule"))
@@ -256,7 +256,8 @@ def _add_validation(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_landscape(group: argparse._ArgumentGroup) -> None:
+def add_landscape(group: argparse._ArgumentGroup) -> None:
+    """Add what is measured on the way, as :func:`verifix.train.train` takes it."""
     group.add_argument(
         "--landscape-every",
         type=options.positive,
@@ -301,7 +302,7 @@ def run(args: argparse.Namespace) -> int:
                 raise InvalidValue("landscape-every", args.landscape_every, "goes with one network: leave --stages out")
             from verifix.cli.train_cascade import run_cascade
 
-            run_cascade(args, settings, data, device, curves)
+            run_cascade(args, settings, data, device, _curves)
             return 0
         if settings.initialisation != "none" and args.weights is not None:
             raise InvalidValue("weights", args.weights, "--initialisation draws new ones: leave one of the two out")
@@ -321,7 +322,7 @@ def run(args: argparse.Namespace) -> int:
                 about=options.settings_of_model(args),
                 sources=options.sources_of_model(args, data),
                 progress=progress,
-                on_epoch=curves(Path(args.out) / "curves.png"),
+                on_epoch=_curves(Path(args.out) / "curves.png"),
             )
         if Group.current(device).first:
             training_curves(Path(args.out) / "curves.png", result.history)
@@ -329,7 +330,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
+def _curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
     """Draws the picture after an epoch, but spends no more than a small part of the time on it."""
     from verifix.report import training_curves
 

@@ -63,7 +63,8 @@ class Work:
         saved: the part of a network whose weights are written.
         memory: byte budget of certification.
         about, sources: what to record in every run folder, compared on resume and not.
-        on_epoch: called after each epoch of a cell, with all of them.
+        landscape: the arguments ``landscape_every`` and so on of training; errors do not depend on them.
+        on_trained: called when the training of a cell is done, with all its epochs.
     """
 
     comparison: Comparison
@@ -76,7 +77,8 @@ class Work:
     checkpoint_seconds: float = 300.0
     about: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)
-    on_epoch: Callable[[Cell, Sequence[Epoch]], None] | None = None
+    landscape: Mapping[str, Any] = field(default_factory=dict)
+    on_trained: Callable[[Cell, Sequence[Epoch]], None] | None = None
 
     def settings_of(self, cell: Cell) -> dict[str, Any]:
         """What decides the result of a cell, as JSON values."""
@@ -142,11 +144,7 @@ def _train(
         done = (now.epoch - 1) * now.steps + now.step
         show("train", done, now.epochs * now.steps, f"epoch {now.epoch}/{now.epochs}, loss {now.loss:.4g}")
 
-    def on_epoch(history: Sequence[Epoch]) -> None:
-        if work.on_epoch is not None:
-            work.on_epoch(cell, history)
-
-    return train(
+    training = train(
         model,
         work.data,
         cell.settings,
@@ -157,8 +155,11 @@ def _train(
         about=work.about,
         sources=work.sources,
         progress=progress,
-        on_epoch=on_epoch,
+        **work.landscape,
     )
+    if work.on_trained is not None:
+        work.on_trained(cell, training.history)
+    return training
 
 
 def _after_training(result: CellResult, training: Training, model: nn.Module) -> CellResult:

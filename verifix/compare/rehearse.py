@@ -17,6 +17,7 @@ from verifix.compare.cell import Work, start
 from verifix.compare.settings import Cell
 from verifix.errors import InvalidValue
 from verifix.graph import capture
+from verifix.models import probe
 from verifix.operations import Nonlinear
 from verifix.train import Progress, TrainingDiverged, train
 
@@ -28,7 +29,7 @@ class _Enough(Exception):
 def rehearse(work: Work, cells: Sequence[Cell]) -> None:
     """Make one step of training in each cell (of one seed), on two examples, and certify and attack two inputs.
 
-    It is the same code that does it later, in memory and in a folder that is removed.
+    It is the same code that does it later, in a folder that is removed.
 
     Raises:
         UserError: what is wrong with the network, the data, the methods or a budget.
@@ -39,32 +40,34 @@ def rehearse(work: Work, cells: Sequence[Cell]) -> None:
     first = next(iter(chosen.values()))
     model = start(work, first)
     _require_linear_end(model, work)
-    for cell in chosen.values():
-        first.settings.ball(cell.eps).around(work.test.images)  # refuses inputs outside the box, all of them
-        _rehearse_training(work, cell)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        for cell in chosen.values():
+            first.settings.ball(cell.eps).around(work.test.images)  # refuses inputs outside the box, all of them
+            _rehearse_training(work, cell, Path(folder) / cell.name)
         _rehearse_tests(work, first, model, chosen.values(), Path(folder))
 
 
 def _require_linear_end(model: nn.Module, work: Work) -> None:
     """Margins between classes are merged with the last layer of a network, which has to be linear for that."""
     device = next((parameter.device for parameter in model.parameters()), None)
-    graph = capture(model, work.data.images[:2].to(device))
+    example, name = work.data.images[:2].to(device), work.about.get("model")
+    probe(model, example, work.data.classes, name)
+    graph = capture(model, example)
     last = graph.nodes[graph.output]
     if isinstance(last.operation, Nonlinear):
-        remedy = f"its last operation, {type(last.operation).__name__} {last.source}".rstrip()
-        raise InvalidValue(
-            "MODEL", work.about.get("model", type(model).__name__), f"{remedy}, is not linear: give logits"
-        )
+        what = f"{type(last.operation).__name__} {last.source}".rstrip()
+        remedy = f"its last operation, {what}, is not linear: give logits"
+        raise InvalidValue("MODEL", name or type(model).__name__, remedy)
 
 
-def _rehearse_training(work: Work, cell: Cell) -> None:
+def _rehearse_training(work: Work, cell: Cell, folder: Path) -> None:
     def stop(progress: Progress) -> None:
         raise _Enough
 
     with suppress(_Enough, TrainingDiverged):
-        train(start(work, cell), work.data, replace(cell.settings, batch=2), progress=stop)
+        settings = replace(cell.settings, batch=2)
+        train(start(work, cell), work.data, settings, out=folder, progress=stop, **work.landscape)
 
 
 def _rehearse_tests(work: Work, first: Cell, model: nn.Module, cells: Iterable[Cell], folder: Path) -> None:

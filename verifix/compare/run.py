@@ -38,7 +38,7 @@ def run_comparison(
     only: Sequence[str] = (),
     resume: bool = False,
     progress: Callable[[State], None] | None = None,
-    on_cell: Callable[[Cell, CellResult, Results], None] | None = None,
+    on_cell: Callable[[Cell, CellResult], None] | None = None,
 ) -> Results:
     """Train, certify and attack the network of every cell, one after the other, and return what each has found.
 
@@ -50,7 +50,7 @@ def run_comparison(
         only: the cells to work on, each ``METHOD:EPS:SEED``; default all. The table has what is there of the others.
         resume: go on with the comparison in the folder; one that is not there is begun either way.
         progress: called with every step.
-        on_cell: called after each cell that was worked on, when tables are written, with all results so far.
+        on_cell: called after each cell that was worked on, when tables are written.
 
     Raises:
         UserError: anything that would stop a cell, of any of them, and settings that differ from those that the folder
@@ -77,7 +77,7 @@ def run_comparison(
             found = run_cell(work, cell, _shown(progress, cell, number, len(chosen)))
             results = _write_tables(work, settings)
             if on_cell is not None:
-                on_cell(cell, found, results)
+                on_cell(cell, found)
     except KeyboardInterrupt:
         done = sum((work.folder / cell.name / "cell.json").is_file() for cell in chosen)
         remedy = f"{done} of {len(chosen)} cells are done; run the same command with --resume to continue"
@@ -91,7 +91,13 @@ def _settings(work: Work) -> dict[str, Any]:
         for name, part in (("data", work.data), ("test_data", work.test))
         for suffix, value in (("", f"{part.name}:{part.split}"), ("_sha256", part.digest()), ("_size", len(part)))
     }
-    return {**work.comparison.to_json(), **work.about, **data, "dtype": str(work.data.images.dtype)[6:]}
+    return {
+        **work.comparison.to_json(),
+        **work.about,
+        **data,
+        "dtype": str(work.data.images.dtype)[6:],
+        **work.landscape,
+    }
 
 
 def _refuse(folder: Path, settings: dict[str, Any], resume: bool) -> None:
