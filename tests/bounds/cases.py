@@ -20,6 +20,10 @@ SLOPES = ("same", "adaptive", "zero", "one")
 METHODS = (
     *NAMED,
     *(f"{intermediate}:{slopes}" for intermediate in ("interval", "backward", "both", "filtered") for slopes in SLOPES),
+    "interval:random",
+    "backward:random:p=0.3:q=0.8:seed=1",
+    "filtered:optimised:start=same",
+    "tight-smooth:slopes=own:steps=2:step=0.4:restarts=2",
     "cap+ibp",
     "crown+crown-ibp+both:zero",
 )

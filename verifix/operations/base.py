@@ -115,8 +115,10 @@ class Nonlinear(Operation):
         return torch.zeros_like(lower, dtype=torch.bool)
 
     def shares(self, lower: Tensor, upper: Tensor, slopes: Slopes) -> Tensor:
-        """The shares that a rule's slopes are, ``(n, free, *shape)``: :meth:`lines` makes the same of either. Where there
-        is nothing to choose, or a bound is not known, they are anything in [0, 1]."""
+        """The shares that a rule's slopes are, ``(n, free, *shape)``: :meth:`lines` makes the same of either.
+
+        Where there is nothing to choose, or a bound is not known, they are anything in [0, 1].
+        """
         return lower.new_zeros(len(lower), 0, *lower.shape[1:])
 
     @abstractmethod
