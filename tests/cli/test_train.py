@@ -50,9 +50,9 @@ def train(*args: object, model: str = "own_networks:net", out: str = "run") -> l
     return ["train", model, *usual, "--epochs", "3", "--batch", "20", "--out", out, *args]
 
 
-def log(folder: Path) -> list[dict[str, Any]]:
+def log(folder: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     """The log, without what it cost."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "cost"} for line in lines]
 
 
@@ -336,6 +336,7 @@ class TestTorchrun:
         how = ["--dtype", "float64", "--batch", "27", "--validation", "8", "--clip", "0.5", "--epochs", "4"]
         # projections that both processes must share, and a budget for about six examples at once
         how += ["--method", "cap", "--estimator", "median:10", "--memory", "11MiB"]
+        how += ["--landscape-every", "3", "--landscape-points", "2"]
         one = verifix(*train(*how, model="own_networks:deep", out="one"))
         assert one.status == 0
         two = self.torchrun(*train(*how, model="own_networks:deep", out="two"), cwd=place)
@@ -346,6 +347,12 @@ class TestTorchrun:
         ours, theirs = (load_file(place / name / "last.safetensors") for name in ("one", "two"))
         for name, value in ours.items():
             torch.testing.assert_close(theirs[name], value, rtol=1e-7, atol=1e-9)
+        first, second = (log(place / name, "landscape.jsonl") for name in ("one", "two"))
+        assert [line["step"] for line in first] == [1, 4, 3, 2, 1, 4]  # the fourth batch is the one of a single example
+        for line, other in zip(first, second, strict=True):
+            assert line["units"] == other["units"]
+            for name in ("loss", "gradient", "distance"):
+                assert line["target"][name] == pytest.approx(other["target"][name], rel=1e-6, abs=1e-9)
 
     @pytest.mark.slow
     def test_two_processes_train_under_noise_as_one(self, verifix: Callable[..., Any], place: Path) -> None:

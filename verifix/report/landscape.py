@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 Where = Literal["scheduled", "target"]
 DRAWN = 120
 """Points of one line in a picture, at most: of more, neighbours are averaged."""
+SHOWN = 1e-7
+"""Of a measure's largest value, what a logarithmic axis begins with: what is below is mostly rounding."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,13 @@ def landscape_figure(curves: Sequence[LandscapeCurves], title: str = "") -> Figu
             axes.axvline(end, color="0.5", linestyle=":", linewidth=1)
         axes.set_ylabel(MEASURES.get(name, name))
         axes.grid(alpha=0.3)
-    for name in ("variation", "distance"):
-        if any(np.nanmax(getattr(curve, name), initial=0.0) > 0 for curve in curves):
-            places[name].set_yscale("log")
+    for name, axes in places.items():
+        most = max(
+            np.max(getattr(curve, name), initial=0.0, where=np.isfinite(getattr(curve, name))) for curve in curves
+        )
+        if most > 0:
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], most * SHOWN))
     for axes in (places["variation"], places["distance"]):
         axes.tick_params(labelbottom=False)
     loss.set_xlabel("epoch")
