@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from verifix.errors import InvalidValue
 from verifix.operations.base import Affine, Shape, Value, read
+from verifix.operations.strided import strided_adjoint
 
 _FORWARD = {1: F.conv1d, 2: F.conv2d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
@@ -60,6 +61,10 @@ class Convolution(Affine):
         )
         return max(self.inputs[0][0] // self.groups * window, self.shape[0] // self.groups * overlap) + 1
 
+    @property
+    def _plain_strides(self) -> bool:
+        return self.axes == 2 and min(self.stride) > 1 and self.groups == 1 and max(self.dilation) == 1
+
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return _FORWARD[self.axes](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
@@ -76,6 +81,8 @@ class Convolution(Affine):
 
     def adjoint(self, rows: Tensor) -> tuple[Tensor, ...]:
         weight = read(self.weight, rows)
+        if rows.device.type == "cpu" and self._plain_strides:
+            return (strided_adjoint(rows, weight, self.stride, self.padding, self.rest),)
         transposed = _TRANSPOSED[self.axes]
         return (transposed(rows, weight, None, self.stride, self.padding, self.rest, self.groups, self.dilation),)
 
