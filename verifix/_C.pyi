@@ -13,6 +13,34 @@ class Config(TypedDict):
 def abs_median(
     *, x: int, values: int, index: int, batch: int, k: int, n: int, dtype: str, threads: int, isa: str
 ) -> None: ...
+def pull_lines(
+    *,
+    n: int,
+    r: int,
+    m: int,
+    rows: int,
+    lines: tuple[int, int, int, int],
+    pulled: int,
+    offset: int,
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
+def pull_lines_gradient(
+    *,
+    n: int,
+    r: int,
+    m: int,
+    rows: int,
+    lines: tuple[int, int, int, int],
+    of_pulled: int,
+    of_offset: int,
+    of_rows: int,
+    of_lines: tuple[int, int, int, int],
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
 
 class NoiseNames:
     """Which samples: of the inputs with these numbers, with d coordinates each."""

@@ -1,5 +1,8 @@
 // verifix._C: the CPU kernels. Pointers come as integers from verifix/kernels/cpu.py, which knows what they point to.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
 
 #include "data_type.h"
 #include "noise.h"
@@ -11,6 +14,7 @@
 #include "verifix/clopper_pearson.h"
 #include "verifix/isa.h"
 #include "verifix/parallel.h"
+#include "verifix/pull_lines.h"
 #include "verifix/votes.h"
 
 namespace py = pybind11;
@@ -67,6 +71,34 @@ void clopper_pearson(std::uintptr_t successes, std::uintptr_t trials, std::uintp
                          reinterpret_cast<const double*>(level), reinterpret_cast<double*>(lower),
                          reinterpret_cast<double*>(failure), count},
                         threads);
+}
+
+using Address = std::uintptr_t;
+
+void pull_lines(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 4>& lines, Address pulled,
+                Address offset, const std::string& dtype, int threads, const std::string& isa) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto line = [&](std::size_t i) { return reinterpret_cast<const T*>(lines[i]); };
+        pull_lines_cpu(PullLines<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3)},
+                                    reinterpret_cast<T*>(pulled), reinterpret_cast<T*>(offset)},
+                       threads, isa_named(isa));
+    });
+}
+
+void pull_lines_gradient(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 4>& lines,
+                         Address of_pulled, Address of_offset, Address of_rows, const std::array<Address, 4>& of_lines,
+                         const std::string& dtype, int threads, const std::string& isa) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto line = [&](std::size_t i) { return reinterpret_cast<const T*>(lines[i]); };
+        const auto of_line = [&](std::size_t i) { return reinterpret_cast<T*>(of_lines[i]); };
+        pull_lines_gradient_cpu(
+            PullLinesGradient<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3)},
+                                 reinterpret_cast<const T*>(of_pulled), reinterpret_cast<const T*>(of_offset),
+                                 reinterpret_cast<T*>(of_rows), of_line(0), of_line(1), of_line(2), of_line(3)},
+            threads, isa_named(isa));
+    });
 }
 
 struct CpuTransportProject {
@@ -132,6 +164,12 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("clopper_pearson", &clopper_pearson, py::kw_only(), py::arg("successes"), py::arg("trials"), py::arg("level"),
           py::arg("lower"), py::arg("failure"), py::arg("count"), py::arg("threads"),
           py::call_guard<py::gil_scoped_release>());
+    m.def("pull_lines", &pull_lines, py::kw_only(), py::arg("n"), py::arg("r"), py::arg("m"), py::arg("rows"), py::arg("lines"),
+          py::arg("pulled"), py::arg("offset"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
+          py::call_guard<py::gil_scoped_release>());
+    m.def("pull_lines_gradient", &pull_lines_gradient, py::kw_only(), py::arg("n"), py::arg("r"), py::arg("m"), py::arg("rows"),
+          py::arg("lines"), py::arg("of_pulled"), py::arg("of_offset"), py::arg("of_rows"), py::arg("of_lines"), py::arg("dtype"),
+          py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
     bind_transport_project<CpuTransportProject, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_plans(m);
     bind_transport_linear<CpuTransportLinear, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));

@@ -1,0 +1,176 @@
+"""Coefficient rows pulled back through lines, elementwise: what every nonlinear step of a backward pass does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verifix.errors import InvalidType, InvalidValue
+from verifix.kernels import native
+from verifix.kernels import pull_lines_reference as reference
+from verifix.kernels.pull_lines_reference import Sides
+
+
+def pull_lines(
+    rows: Tensor,  # (n, r, m)
+    slope_p: Tensor | None,  # (n, m)
+    offset_p: Tensor | None,  # (n, m)
+    slope_n: Tensor | None,  # (n, m)
+    offset_n: Tensor | None,  # (n, m)
+) -> tuple[Tensor | None, Tensor]:
+    """``slope_p max(rows, 0) + slope_n min(rows, 0)``, ``(n, r, m)``, and the sums over m of ``offset_p max(rows, 0) +
+    offset_n min(rows, 0)``, ``(n, r)``.
+
+    With lines ``slope_p z + offset_p <= h(z) <= slope_n z + offset_n`` these are rows and constants of a linear
+    function of z below ``rows . h(z)`` (CROWN; Wong and Kolter's dual network where the slopes are equal).
+    Differentiable in all arguments, twice; an entry of zero counts as positive then. The CPU kernel gives the same bits
+    for every number of threads and every instruction set; plain torch takes its place on other devices and where it is
+    missing, and gives the same numbers to rounding.
+
+    Args:
+        rows: ``(n, r, m)`` float32 or float64.
+        slope_p, offset_p, slope_n, offset_n: ``(n, m)``, of the type of rows; None for zero.
+
+    Returns:
+        pulled: None where both slopes are.
+        offset: zeros where both offsets are None.
+
+    Raises:
+        InvalidType: an argument is not a tensor.
+        InvalidValue: an argument is not of the shape, type or device above.
+
+    >>> rows, lower, half = torch.tensor([[[2.0, -1.0]]]), torch.tensor([[0.0, 1.0]]), torch.full((1, 2), 0.5)
+    >>> pull_lines(rows, lower, None, half, torch.ones(1, 2))
+    (tensor([[[ 0.0000, -0.5000]]]), tensor([[-1.]]))
+    """
+    for name, tensor in zip(("rows", *_NAMES), (rows, slope_p, offset_p, slope_n, offset_n), strict=True):
+        if not isinstance(tensor, Tensor) and (tensor is not None or name == "rows"):
+            raise InvalidType(name, tensor, "a torch.Tensor")
+    wants_rows = slope_p is not None or slope_n is not None
+    pulled, offset = torch.ops.verifix.pull_lines(rows, slope_p, offset_p, slope_n, offset_n, wants_rows)
+    return pulled if wants_rows else None, offset
+
+
+_NAMES = ("slope_p", "offset_p", "slope_n", "offset_n")
+
+
+def _check(rows: Tensor, lines: Sides) -> None:
+    if rows.dim() != 3:
+        raise InvalidValue("rows.shape", tuple(rows.shape), "must be (n, r, m)")
+    if rows.dtype not in (torch.float32, torch.float64):
+        raise InvalidValue("rows.dtype", rows.dtype, "must be torch.float32 or torch.float64")
+    wanted = (rows.shape[0], rows.shape[2])
+    for name, line in zip(_NAMES, lines, strict=True):
+        if line is not None and (tuple(line.shape) != wanted or line.dtype != rows.dtype or line.device != rows.device):
+            found = f"{line.dtype} of shape {tuple(line.shape)} on {line.device}"
+            raise InvalidValue(name, found, f"must be {rows.dtype}, (n, m) = {wanted}, on {rows.device}")
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _common(rows: Tensor) -> dict[str, Any]:
+    n, r, m = rows.shape
+    dtype = "float32" if rows.dtype == torch.float32 else "float64"
+    return {"n": n, "r": r, "m": m, "dtype": dtype, "threads": torch.get_num_threads(), "isa": native.isa()}
+
+
+def _contiguous(lines: Sides) -> Sides:
+    a, b, c, d = (None if line is None else line.contiguous() for line in lines)
+    return a, b, c, d
+
+
+def _fake(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
+    _check(rows, lines[:4])
+    pulled = torch.empty_like(rows, memory_format=torch.contiguous_format) if lines[4] else rows.new_empty(0)
+    return pulled, rows.new_empty(rows.shape[:2])
+
+
+def _reference(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
+    _check(rows, lines[:4])
+    return reference.pull_lines(rows, lines[:4], lines[4])
+
+
+def _cpu(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
+    library = native.module_or_none("verifix._C")
+    if library is None:
+        return _reference(rows, *lines)
+    pulled, offset = _fake(rows, *lines)
+    rows, sides = rows.contiguous(), _contiguous(lines[:4])
+    library.pull_lines(
+        rows=rows.data_ptr(),
+        lines=[_address(line) for line in sides],
+        pulled=pulled.data_ptr() if lines[4] else 0,
+        offset=offset.data_ptr(),
+        **_common(rows),
+    )
+    return pulled, offset
+
+
+def _gradient_fake(rows: Tensor, *arguments: Any) -> list[Tensor]:
+    lines, wanted = arguments[:4], arguments[6]
+    _check(rows, lines)
+    of_rows = torch.empty_like(rows, memory_format=torch.contiguous_format) if wanted[0] else rows.new_empty(0)
+    return [of_rows, *(rows.new_empty((len(rows), rows.shape[2]) if want else 0) for want in wanted[1:])]
+
+
+def _gradient_reference(rows: Tensor, *arguments: Any) -> list[Tensor]:
+    lines, wanted = arguments[:4], arguments[6]
+    _check(rows, lines)
+    found = reference.gradient(rows, lines, arguments[4], arguments[5])
+    return [x.contiguous() if want else rows.new_empty(0) for x, want in zip(found, wanted, strict=True)]
+
+
+def _gradient_cpu(rows: Tensor, *arguments: Any) -> list[Tensor]:
+    library = native.module_or_none("verifix._C")
+    if library is None:
+        return _gradient_reference(rows, *arguments)
+    results = _gradient_fake(rows, *arguments)
+    addresses = [x.data_ptr() if want else 0 for x, want in zip(results, arguments[6], strict=True)]
+    of_pulled = None if arguments[4] is None else arguments[4].contiguous()
+    rows, sides, of_offset = rows.contiguous(), _contiguous(arguments[:4]), arguments[5].contiguous()
+    library.pull_lines_gradient(
+        rows=rows.data_ptr(),
+        lines=[_address(line) for line in sides],
+        of_pulled=_address(of_pulled),
+        of_offset=of_offset.data_ptr(),
+        of_rows=addresses[0],
+        of_lines=addresses[1:],
+        **_common(rows),
+    )
+    return results
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.wants_rows = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, of_pulled: Tensor | None, of_offset: Tensor) -> tuple[Tensor | None, ...]:
+    rows, *lines = ctx.saved_tensors
+    if not ctx.wants_rows:
+        of_pulled = None
+    wanted = [need and x is not None for need, x in zip(ctx.needs_input_grad, (rows, *lines), strict=False)]
+    if torch.is_grad_enabled():  # to be differentiated again
+        found: Any = reference.gradient(rows, tuple(lines), of_pulled, of_offset)
+    else:
+        found = torch.ops.verifix.pull_lines_gradient(rows, *lines, of_pulled, of_offset, wanted)
+    return (*(x if want else None for x, want in zip(found, wanted, strict=True)), None)
+
+
+_LINES = "Tensor rows, Tensor? slope_p, Tensor? offset_p, Tensor? slope_n, Tensor? offset_n"
+torch.library.define("verifix::pull_lines", f"({_LINES}, bool wants_rows) -> (Tensor, Tensor)")
+torch.library.define(
+    "verifix::pull_lines_gradient", f"({_LINES}, Tensor? of_pulled, Tensor of_offset, bool[] wanted) -> Tensor[]"
+)
+for _name, _functions in (
+    ("verifix::pull_lines", (_fake, _reference, _cpu)),
+    ("verifix::pull_lines_gradient", (_gradient_fake, _gradient_reference, _gradient_cpu)),
+):
+    torch.library.register_fake(_name, _functions[0])
+    torch.library.register_kernel(_name, "default", _functions[1])
+    torch.library.register_kernel(_name, "cpu", _functions[2])
+torch.library.register_autograd("verifix::pull_lines", _backward, setup_context=_save)
