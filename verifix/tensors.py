@@ -27,12 +27,28 @@ def contract(rows: Tensor, x: Tensor) -> Tensor:
     tensor([[ 3.,  3.],
             [12., 12.]])
     """
-    flat_rows, flat_x = flatten(rows, 2), flatten(x, 1)
+    order = axes_in_memory(rows)
+    flat_rows, flat_x = flatten(reorder(rows, 2, order), 2), flatten(reorder(x, 1, order), 1)
     if flat_rows.shape[0] == 1:
         return flat_x @ flat_rows[0].T
     if flat_x.shape[0] == 1:
         return flat_rows @ flat_x[0]
     return torch.bmm(flat_rows, flat_x[:, :, None])[:, :, 0]
+
+
+def axes_in_memory(rows: Tensor) -> list[int]:
+    """The axes of ``rows (n, r, *shape)`` after the first two, counted from zero, as they lie in memory.
+
+    >>> axes_in_memory(torch.zeros(1, 1, 4, 5, 3).permute(0, 1, 4, 2, 3))
+    [1, 2, 0]
+    """
+    strides = rows.stride()[2:]
+    return sorted(range(len(strides)), key=lambda axis: -strides[axis])
+
+
+def reorder(x: Tensor, lead: int, order: list[int]) -> Tensor:
+    """Axes in this order, after the first ``lead``."""
+    return x if order == sorted(order) else x.permute(*range(lead), *(lead + axis for axis in order))
 
 
 def flatten(x: Tensor, lead: int) -> Tensor:

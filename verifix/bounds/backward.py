@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from verifix.bounds.tiles import inputs_in_caches
 from verifix.graph import INPUT, Graph
 from verifix.operations import Affine, Lines, Relaxation
 from verifix.operations.relaxation import Pulled
@@ -49,12 +51,40 @@ def backward(
     This is the dual network of Wong and Kolter (thesis, equation 3.9, with rows for ``-nu``) read as in CROWN: at every
     step ``rows . z_start >= form . z_node + constant``. It is sound for any relaxations that hold on the set.
 
+    Where gradients are recorded, some inputs at a time go from the rows to the bounds, and from their gradients back
+    again: their coefficients stay in the caches.
+
     Args:
         start: the node that the rows are on.
         rows: ``(n, r, *shape)``, or ``(1, r, *shape)`` when all inputs share them.
         relaxations: for every nonlinear node that ``start`` depends on.
         upper: whether the upper bound is wanted too.
     """
+    n, together = len(inputs), inputs_in_caches(graph, rows)
+    if not torch.is_grad_enabled() or n <= together:
+        return _backward(graph, start, rows, relaxations, inputs, upper=upper)
+    names = [node.name for node in graph.nonlinear(start)] if start != INPUT else []
+    of_parts = [relaxations[name].split(together) for name in names]
+    of_rows = rows.split(together) if len(rows) == n else [rows] * -(-n // together)
+    lows, highs = [], []
+    for part, own in enumerate(of_rows):
+        lines = {name: split[part] for name, split in zip(names, of_parts, strict=True)}
+        some = inputs.select(slice(part * together, min(n, (part + 1) * together)))
+        low, high = _backward(graph, start, own, lines, some, upper=upper)
+        lows.append(low)
+        highs.append(high)
+    return torch.cat(lows), torch.cat([high for high in highs if high is not None]) if upper else None
+
+
+def _backward(
+    graph: Graph,
+    start: str,
+    rows: Tensor,
+    relaxations: Mapping[str, Relaxation],
+    inputs: InputSet,
+    *,
+    upper: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     n = len(inputs)
     pending: dict[str, Forms] = {start: Forms(rows, rows if upper else None)}
     low: Tensor = rows.new_zeros(n, rows.shape[1])

@@ -22,7 +22,7 @@ from verifix.bounds.optimised import optimised_rows, place
 from verifix.bounds.projection import Projection
 from verifix.bounds.rounding import SAFETY, lower_bound, quantum, relative_error, underflow, upper_bound
 from verifix.bounds.slopes import OptimisedSlopes
-from verifix.bounds.tiles import bytes_of_passes, row_tiles
+from verifix.bounds.tiles import bytes_of_passes, inputs_in_caches, row_tiles
 from verifix.draws import Draws
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph, Node
@@ -314,7 +314,11 @@ class Engine:
         lows, highs = [], []
         count = len(rows) if rows.dim() == 1 else rows.shape[1]
         device = self.inputs.center.device
-        for tile in row_tiles(count, len(self.inputs), self.graph, self.dtype, self.memory, device):
+        together = len(self.inputs)
+        if torch.is_grad_enabled():  # passes cut the inputs first
+            some = self.inputs.center.new_zeros(1, count)
+            together = min(together, inputs_in_caches(self.graph, some))
+        for tile in row_tiles(count, together, self.graph, self.dtype, self.memory, device):
             part = _unit_rows(rows[tile], shape, self.inputs.center) if rows.dim() == 1 else rows[:, tile]
             low, high = backward(self.graph, name, part, self.relaxations, self.inputs, upper=upper)
             lows.append(low)

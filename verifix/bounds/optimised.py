@@ -15,6 +15,7 @@ from verifix.bounds.tiles import inputs_recorded, rows_recorded
 from verifix.draws import Draws
 from verifix.graph import Graph, Node
 from verifix.operations import Nonlinear, Relaxation
+from verifix.operations.base import parameters_fixed
 
 if TYPE_CHECKING:
     from verifix.bounds.engine import Engine
@@ -131,7 +132,7 @@ def _gradients(engine: Engine, name: str, rows: Tensor, shares: Shares) -> Share
         weights = torch.softmax(-torch.cat(lows, 1), 1).split(at_once, 1)
     total = {node: torch.zeros_like(share) for node, share in detached.items()}
     for part, weight in zip(parts, weights, strict=True):
-        with torch.enable_grad():
+        with torch.enable_grad(), parameters_fixed():
             leaves = {node: share.clone().requires_grad_() for node, share in detached.items()}
             lines = _lines(engine, name, leaves, detached=True)
             low, _ = backward(engine.graph, name, part, lines, engine.inputs, upper=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from verifix.bounds.method import Method
 from verifix.bounds.slopes import OptimisedSlopes
@@ -37,6 +38,10 @@ ROWS = 8
 """Fewer rows than this at once waste time; batches of inputs are cut before rows are."""
 TILE = {"cpu": 64 << 20, "cuda": 1 << 30}
 """Larger tiles are no faster; on CPU they are slower: they leave the caches, and their pages are fresh each time."""
+
+
+RECORDED = 4 << 20
+"""Bytes of coefficients on the widest node that a pass holds at once where gradients are recorded, on CPU."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,14 @@ def bytes_per_row(graph: Graph, dtype: torch.dtype) -> int:
     """What one row of one input needs in a backward pass in plain torch."""
     widest = max(math.prod(shape) for shape in [graph.input_shape, *(node.shape for node in graph.nodes.values())])
     return COPIES * widest * _size(dtype)
+
+
+def inputs_in_caches(graph: Graph, rows: Tensor) -> int:
+    """How many inputs a pass that records gradients takes at once, with rows ``(n or 1, r, ...)`` for each."""
+    if rows.device.type != "cpu":
+        return 1 << 62
+    widest = max(math.prod(shape) for shape in [graph.input_shape, *(node.shape for node in graph.nodes.values())])
+    return max(1, RECORDED // max(1, widest * rows.shape[1] * rows.element_size()))
 
 
 def row_tiles(

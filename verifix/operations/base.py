@@ -7,7 +7,9 @@ its parameters anew at each use, so that bounds follow training and can be train
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -31,9 +33,23 @@ def fixed(tensor: Tensor) -> Value:
     return lambda: tensor
 
 
+_FIXED: ContextVar[bool] = ContextVar("fixed", default=False)
+
+
+@contextmanager
+def parameters_fixed() -> Iterator[None]:
+    """Meanwhile parameters and buffers are read as constants: no gradients flow to them, and none are prepared."""
+    token = _FIXED.set(True)
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)
+
+
 def read(value: Value, like: Tensor) -> Tensor:
     """The value in the dtype and on the device of ``like``."""
-    return value().to(like)
+    found = value().to(like)
+    return found.detach() if _FIXED.get() else found
 
 
 class Operation(ABC):

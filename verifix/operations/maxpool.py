@@ -113,6 +113,11 @@ class Selection(Relaxation):
         parts = (self.lower_index, self.upper_index, self.slope, self.offset, self.unknown)
         return Selection(self.input_shape, self.shape, *(part[index] for part in parts))
 
+    def split(self, count: int) -> list[Selection]:
+        parts = (self.lower_index, self.upper_index, self.slope, self.offset, self.unknown)
+        together = zip(*(part.split(count) for part in parts), strict=True)
+        return [Selection(self.input_shape, self.shape, *each) for each in together]
+
     def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         flat = largest(size, lower, upper).flatten(1)
         below = flat.gather(1, self.lower_index)

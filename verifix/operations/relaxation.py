@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidValue
-from verifix.tensors import contract
+from verifix.kernels.pull_lines import pull_lines
+from verifix.tensors import axes_in_memory, flatten, reorder
 
 Pulled = tuple[Tensor | None, Tensor]
 
@@ -49,6 +50,10 @@ class Relaxation(ABC):
     def select(self, index: Tensor) -> Relaxation:
         """The relaxation of some of the inputs."""
 
+    @abstractmethod
+    def split(self, count: int) -> Sequence[Relaxation]:
+        """The relaxations of so many inputs each, in their order."""
+
 
 @dataclass(frozen=True)
 class Slab:
@@ -84,26 +89,17 @@ class Lines(Relaxation):
         return self.lower_slope is self.upper_slope
 
     def below(self, rows: Tensor) -> Pulled:
-        return self._pull(rows, self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)
+        return pull(rows, self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)
 
     def above(self, rows: Tensor) -> Pulled:
-        return self._pull(rows, self.upper_slope, self.upper_offset, self.lower_slope, self.lower_offset)
+        return pull(rows, self.upper_slope, self.upper_offset, self.lower_slope, self.lower_offset)
 
-    def shared(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def shared(self, rows: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """Both directions at once, for parallel lines: pulled rows, offset below, offset above."""
-        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        below = _offset(positive, self.lower_offset, negative, self.upper_offset, rows, self.lower_slope)
-        above = _offset(positive, self.upper_offset, negative, self.lower_offset, rows, self.lower_slope)
-        return rows * self.lower_slope[:, None], below, above
-
-    def _pull(
-        self, rows: Tensor, slope_p: Tensor, offset_p: Tensor | None, slope_n: Tensor, offset_n: Tensor | None
-    ) -> Pulled:
-        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        offset = _offset(positive, offset_p, negative, offset_n, rows, slope_p)
-        if slope_p is slope_n:
-            return rows * slope_p[:, None], offset
-        return positive * slope_p[:, None] + negative * slope_n[:, None], offset
+        pulled, below = self.below(rows)
+        if self.lower_offset is None and self.upper_offset is None:
+            return pulled, below, below
+        return pulled, below, pull(rows, None, self.upper_offset, None, self.lower_offset)[1]
 
     def slab(self, lower: Tensor, upper: Tensor) -> Slab:
         if not self.parallel:
@@ -118,6 +114,15 @@ class Lines(Relaxation):
         upper_slope = lower_slope if self.parallel else self.upper_slope[index]
         low, high = (None if side is None else side[index] for side in (self.lower_offset, self.upper_offset))
         return Lines(lower_slope, low, upper_slope, high, self.scale)
+
+    def split(self, count: int) -> list[Lines]:
+        lower_slope = self.lower_slope.split(count)
+        upper_slope = lower_slope if self.parallel else self.upper_slope.split(count)
+        low, high = (
+            [None] * len(lower_slope) if side is None else side.split(count)
+            for side in (self.lower_offset, self.upper_offset)
+        )
+        return [Lines(*lines, self.scale) for lines in zip(lower_slope, low, upper_slope, high, strict=True)]
 
     def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         size = steepest(self.lower_slope, self.upper_slope) * largest(size, lower, upper)
@@ -137,15 +142,27 @@ def steepest(first: Tensor, second: Tensor) -> Tensor:
     return first.abs() if first is second else torch.maximum(first.abs(), second.abs())
 
 
-def _offset(
-    positive: Tensor, offset_p: Tensor | None, negative: Tensor, offset_n: Tensor | None, rows: Tensor, like: Tensor
-) -> Tensor:
-    total = like.new_zeros(like.shape[0], rows.shape[1])
-    if offset_p is not None:
-        total = total + contract(positive, offset_p)
-    if offset_n is not None:
-        total = total + contract(negative, offset_n)
-    return total
+def pull(
+    rows: Tensor,
+    slope_p: Tensor | None,
+    offset_p: Tensor | None,
+    slope_n: Tensor | None,
+    offset_n: Tensor | None,
+) -> Pulled:
+    """:func:`verifix.kernels.pull_lines` for ``rows (n or 1, r, *shape)`` and lines ``(n, *shape)``, in the order of
+    memory. At least one line is given."""
+    lines = (slope_p, offset_p, slope_n, offset_n)
+    n, shape = max(len(line) for line in lines if line is not None), rows.shape[2:]
+    order = axes_in_memory(rows)
+    rows = reorder(rows, 2, order)
+    lain = rows.shape[2:]
+    flat = flatten(rows, 2).expand(n, -1, -1)
+    sides = [None if line is None else flatten(reorder(line.expand(n, *shape), 1, order), 1) for line in lines]
+    pulled, offset = pull_lines(flat, *sides)
+    if pulled is None:
+        return None, offset
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return reorder(pulled.reshape(*pulled.shape[:2], *lain), 2, back), offset
 
 
 @dataclass(frozen=True)
@@ -156,10 +173,10 @@ class Levels(Relaxation):
     upper: Tensor
 
     def below(self, rows: Tensor) -> Pulled:
-        return None, contract(rows.clamp(min=0), self.lower) + contract(rows.clamp(max=0), self.upper)
+        return pull(rows, None, self.lower, None, self.upper)
 
     def above(self, rows: Tensor) -> Pulled:
-        return None, contract(rows.clamp(min=0), self.upper) + contract(rows.clamp(max=0), self.lower)
+        return pull(rows, None, self.upper, None, self.lower)
 
     def slab(self, lower: Tensor, upper: Tensor) -> Slab:
         def linear(rows: Tensor) -> Tensor:
@@ -169,6 +186,9 @@ class Levels(Relaxation):
 
     def select(self, index: Tensor) -> Levels:
         return Levels(self.lower[index], self.upper[index])
+
+    def split(self, count: int) -> list[Levels]:
+        return [Levels(*levels) for levels in zip(self.lower.split(count), self.upper.split(count), strict=True)]
 
     def magnitude(self, size: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         return torch.maximum(-self.lower, self.upper)

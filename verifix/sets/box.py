@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
+from verifix.kernels.pull_lines import pull_lines
 from verifix.sets.base import InputSet, NormBall, check_box, check_points
-from verifix.tensors import contract
+from verifix.tensors import axes_in_memory, contract, flatten, reorder
 
 
 class Box(InputSet):
@@ -81,5 +82,9 @@ def box_extrema(rows: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Ten
     """Minimum and maximum of ``<row, x>`` over a box, as center and radius: both ``(n, r)``."""
     radius = (upper - lower) / 2
     middle = contract(rows, lower + radius)
-    spread = contract(rows.abs(), radius)
+    order = axes_in_memory(rows)
+    flat, size = (
+        flatten(reorder(x, lead, order), lead).expand(len(radius), *[-1] * lead) for x, lead in ((rows, 2), (radius, 1))
+    )
+    _, spread = pull_lines(flat, None, size, None, -size)
     return middle - spread, middle + spread
