@@ -355,6 +355,21 @@ class TestTorchrun:
                 assert line["target"][name] == pytest.approx(other["target"][name], rel=1e-6, abs=1e-9)
 
     @pytest.mark.slow
+    def test_two_processes_minimise_the_terms_of_one(self, verifix: Callable[..., Any], place: Path) -> None:
+        # what is no sum over examples must count once, with uneven shares and none at all
+        how = ["--dtype", "float64", "--batch", "27", "--validation", "8", "--epochs", "4", "--eps-warmup", "1"]
+        how += ["--beta", "1", "0.3", "--kappa", "1", "0.5", "--l1", "0.001", "--eps-ramp", "2"]
+        one = verifix(*train(*how, model="own_networks:deep", out="one"))
+        assert one.status == 0
+        two = self.torchrun(*train(*how, model="own_networks:deep", out="two"), cwd=place)
+        assert two.returncode == 0, two.stderr
+        for ours, theirs in zip(log(place / "one"), log(place / "two"), strict=True):
+            assert_close(ours, theirs)
+        ours, theirs = (load_file(place / name / "last.safetensors") for name in ("one", "two"))
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-7, atol=1e-9)
+
+    @pytest.mark.slow
     def test_two_processes_train_under_noise_as_one(self, verifix: Callable[..., Any], place: Path) -> None:
         # uneven shares and none at all, as above; points that an attack finds
         how = ["--data", "digits", "--limit", "90", "--dtype", "float64", "--batch", "27", "--validation", "8"]

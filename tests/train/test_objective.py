@@ -16,6 +16,7 @@ from verifix.errors import InvalidValue
 from verifix.graph import Graph
 from verifix.operations import Dense
 from verifix.train import TrainSettings, robust_logits, robust_loss
+from verifix.train.batch_norm import CleanStatistics
 from verifix.train.log import MEASURED
 from verifix.train.objective import Objective, require_linear_end
 
@@ -126,7 +127,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> list[None
 
 
 def objective(model: nn.Module, how: TrainSettings) -> Objective:
-    return Objective(model, vx.capture(model, X), how, every_parameter=False)
+    return Objective(model, vx.capture(model, X), how, CleanStatistics(None), every_parameter=False)
 
 
 class TestObjective:
@@ -205,6 +206,16 @@ class TestObjective:
         monkeypatch.setattr(Graph, "__call__", watch)
         of(X, Y, 0.2, 0)
         assert seen == [recorded]
+
+    def test_regularisers_have_gradients_whatever_the_bounds_count(self) -> None:
+        """They are about hidden bounds, and so is the only thing that pulls differently here."""
+        model = small()
+        pulls = []
+        for weight in (0.0, 0.5):
+            how = settings(eps=0.2, kappa=(1, 1), regulariser=weight)
+            loss = objective(model, how)(X, Y, 0.1, 0)[0]
+            pulls.append(torch.cat([pull.flatten() for pull in torch.autograd.grad(loss, list(model.parameters()))]))
+        assert (pulls[1] - pulls[0]).abs().max() > 1e-3
 
     def test_a_batch_in_parts_has_the_objective_of_the_whole(self) -> None:
         """Sums over parts, empty ones too: what no example has counts once."""

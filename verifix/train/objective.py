@@ -72,7 +72,7 @@ class Objective(nn.Module):
         settings = self.settings
         beta, kappa = settings.beta_at(eps), settings.kappa_at(eps)
         sets = settings.ball(eps).around(x)
-        with _recorded(kappa < 1):
+        with _recorded(kappa < 1 or settings.regulariser > 0):  # which is about the bounds of hidden units
             worst, engine = bounded_logits(self.graph, y, sets, settings.methods(seed), beta=beta)
             robust = F.cross_entropy(worst, y, reduction="sum")
         with _recorded(kappa > 0):
