@@ -125,7 +125,7 @@ def train_cascade(
     >>> from verifix.data import load
     >>> settings = TrainSettings(eps=0.02, box=(0, 1), method="crown-ibp", epochs=2)
     >>> network = lambda number: nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    >>> result = train_cascade(network, load("digits:train").first(200), settings, stages=2)
+    >>> result = train_cascade(network, load("digits:train").first(200), settings, stages=2, least=1)
     >>> [stage.examples for stage in result.stages][0], result.stages[1].examples == result.stages[0].left
     (180, True)
     """
