@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -49,6 +50,7 @@ def intervals(seed: int, shift: float) -> list[Interval]:
 
 
 class TestAsPublished:
+    @hypothesis.settings(max_examples=30)
     @given(st.integers(0, 1000), st.floats(-3, 3), st.floats(0.05, 1.0), st.floats(0.0, 2.0))
     def test_where_all_ratios_are_defined(self, seed: int, shift: float, tolerance: float, width: float) -> None:
         layers = intervals(seed, shift)

@@ -14,7 +14,8 @@ The first is positive where bounds are more than ``1/t`` times as wide as the in
 active units and inactive ones differ by more than a factor ``1/t``, in the sum of their centers or in their variance.
 The published ``min(R, 1/R)`` is ``r`` written without division by zero: of a layer without units of one kind ``r`` is
 0, and without units of either kind there is nothing to balance, and its term is 0. So is the tightness of a layer whose
-bounds have no width. Training adds ``w (1 - eps / eps_target) (tightness + balance)`` to the mean loss of a batch.
+bounds have no width. Training adds ``w (1 - eps / eps_target) (tightness + balance)`` to the mean loss of a batch; of
+one that is worked through in parts, the terms of the parts are averaged by their sizes.
 """
 
 from __future__ import annotations
