@@ -54,7 +54,7 @@ def drawn_weights(graph: Graph) -> tuple[Drawn, ...]:
 
 @torch.no_grad()
 def initialise(graph: Graph, seed: int) -> None:
-    """Draw weights so that intervals keep their width from layer to layer (Shi et al. 2021, section 3.2).
+    """Draw weights so that intervals keep their width from layer to layer (Shi et al. 2021).
 
     The weight of every dense layer and convolution but the last is drawn anew, normally with mean 0 and standard
     deviation ``sqrt(2 pi) / n``, ``n`` the number of inputs of one of its outputs (channels of its group times entries

@@ -1,4 +1,4 @@
-"""What keeps intervals narrow and units in balance while eps rises: the regularisers of Shi et al. 2021, section 3.4.
+"""What keeps intervals narrow and units in balance while eps rises: the regularisers of Shi et al. 2021.
 
 For a batch, and the layers ``i = 1 ... m`` of units with a kink at zero (ReLU, leaky ReLU, absolute value) with bounds
 ``l_i <= z_i <= u_i`` of what enters them, let ``mean`` and ``sum`` be over the inputs of the batch and the units of a
