@@ -126,6 +126,14 @@ class TestWhatIsTrained:
         graph = vx.capture(model, data.images[:1])
         assert evaluate(graph, held_out, how, ALONE) == result.best.validation
 
+    def test_measuring_the_landscape_moves_no_statistics(self, tmp_path: Path) -> None:
+        how, states = settings(batch_norm="clean", regulariser=0.5, epochs=1), []
+        for every in (None, 2):
+            out = tmp_path / str(every)
+            states.append(train(normed(), digits(60), how, out=out, landscape_every=every).last)
+        assert same_weights(*states)
+        assert len((tmp_path / "2" / "landscape.jsonl").read_text().splitlines()) == 2
+
     def test_dropout_does_nothing(self) -> None:
         states = []
         for drop in (nn.Identity(), nn.Dropout(0.5)):
