@@ -70,6 +70,38 @@ def keep_or_replace(
 ) -> None: ...
 def random_words(*, names: NoiseNames, out: int, threads: int, isa: str) -> None: ...
 def add_votes(*, logits: int, counts: int, n: int, count: int, classes: int, dtype: str, threads: int) -> None: ...
+def interval_image(
+    *,
+    midpoint: int,
+    radius: int,
+    image_midpoint: int,
+    image_radius: int,
+    pieces: int,
+    lower: int,
+    upper: int,
+    left: float,
+    right: float,
+    count: int,
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
+def interval_image_gradient(
+    *,
+    pieces: int,
+    image_midpoint: int,
+    image_radius: int,
+    lower: int,
+    upper: int,
+    midpoint: int,
+    radius: int,
+    left: float,
+    right: float,
+    count: int,
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
 def clopper_pearson(
     *, successes: int, trials: int, level: int, lower: int, failure: int, count: int, threads: int
 ) -> None: ...

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "data_type.h"
+#include "interval_image.h"
 #include "noise.h"
 #include "plan.h"
 #include "sinkhorn.h"
@@ -53,6 +54,17 @@ struct CpuTransportLinear {
     template <class T>
     static void run(const TransportLinear<T>& job, int threads, const std::string& isa) {
         transport_linear_cpu(job, threads, isa_named(isa));
+    }
+};
+
+struct CpuIntervalImage {
+    template <class T>
+    static void image(const IntervalImage<T>& job, int threads, const std::string& isa) {
+        interval_image_cpu(job, threads, isa_named(isa));
+    }
+    template <class T>
+    static void gradient(const IntervalImageGradient<T>& job, int threads, const std::string& isa) {
+        interval_image_gradient_cpu(job, threads, isa_named(isa));
     }
 };
 
@@ -172,6 +184,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
           py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
     bind_transport_project<CpuTransportProject, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_plans(m);
+    bind_interval_image<CpuIntervalImage, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_transport_linear<CpuTransportLinear, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_sinkhorn<CpuSinkhorn, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     m.def("config", &config, "What was built, and which instruction sets this processor has.");

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "data_type.h"
+#include "interval_image.h"
 #include "noise.h"
 #include "plan.h"
 #include "sinkhorn.h"
@@ -58,6 +59,17 @@ struct CudaTransportLinear {
     template <class T>
     static void run(const TransportLinear<T>& job, std::uintptr_t workspace, std::int64_t bytes, std::uintptr_t stream) {
         transport_linear_cuda(job, memory<void>(workspace), bytes, memory<void>(stream));
+    }
+};
+
+struct CudaIntervalImage {
+    template <class T>
+    static void image(const IntervalImage<T>& job, std::uintptr_t stream) {
+        interval_image_cuda(job, memory<void>(stream));
+    }
+    template <class T>
+    static void gradient(const IntervalImageGradient<T>& job, std::uintptr_t stream) {
+        interval_image_gradient_cuda(job, memory<void>(stream));
     }
 };
 
@@ -120,6 +132,7 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
           py::arg("classes"), py::arg("dtype"), py::arg("stream"), py::call_guard<py::gil_scoped_release>());
     bind_transport_project<CudaTransportProject, std::uintptr_t>(m, py::arg("stream"));
     bind_plans(m);
+    bind_interval_image<CudaIntervalImage, std::uintptr_t>(m, py::arg("stream"));
     bind_transport_linear<CudaTransportLinear, std::uintptr_t, std::int64_t, std::uintptr_t>(
         m, py::arg("workspace"), py::arg("bytes"), py::arg("stream"));
     bind_sinkhorn<CudaSinkhorn, std::uintptr_t, std::uintptr_t>(m, py::arg("workspace"), py::arg("stream"));
