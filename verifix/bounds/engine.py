@@ -17,6 +17,7 @@ from verifix.bounds.first_use import trusted
 from verifix.bounds.forward import ForwardPass
 from verifix.bounds.lowered import Inexpressible, lower
 from verifix.bounds.method import Method
+from verifix.bounds.midpoint import MidpointPass
 from verifix.bounds.native import NativePass
 from verifix.bounds.optimised import optimised_rows, place
 from verifix.bounds.projection import Projection
@@ -74,6 +75,7 @@ class Engine:
         self.relaxations: dict[str, Relaxation] = {}
         self._preactivations: dict[str, Interval] = {}
         self._intervals: dict[str, Interval] = {}
+        self._midpoints = MidpointPass(graph, inputs, ends=method.slopes != "constant")
         self._magnitudes: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
         self._native: NativePass | None = None
@@ -105,6 +107,10 @@ class Engine:
         """
         if isinstance(self.method.slopes, OptimisedSlopes):
             return optimised_rows(self, name, rows, upper=upper)
+        if self.method.slopes == "constant" and self._recorded:
+            lines = self._recorded_pass(name).levels(name)
+            low, high = backward(self.graph, name, rows, lines, self.inputs, upper=upper)
+            return lower_bound(low), None if high is None else upper_bound(high)
         self.prepare(name)
         low, high = self._pass(name, rows, upper=upper)
         error = self._error_of_rows(name, rows) if self.rounding else 0.0
@@ -330,6 +336,8 @@ class Engine:
 
     def _interval_node(self, name: str) -> Interval:
         """The interval pass up to a node, from the bounds that nonlinear operations have."""
+        if self._recorded:
+            return self._recorded_pass(name).interval(name)
         for node in self.graph.ancestors(name) if name != INPUT else []:
             if node.name in self._intervals or self._starts(node.name):
                 continue
@@ -347,6 +355,20 @@ class Engine:
             self._intervals[node.name] = node.operation.interval(lowers, uppers)
         lower, upper = self._side(name)
         return self._rounded(name, self._shaped(name, lower), self._shaped(name, upper))
+
+    @property
+    def _recorded(self) -> bool:
+        """Whether the interval pass is one that gradients are recorded of, with no bounds but its own."""
+        return torch.is_grad_enabled() and not self.rounding and self.method.intermediate == "interval"
+
+    def _recorded_pass(self, name: str) -> MidpointPass:
+        """That pass, with the bounds that it starts from on its way to a node."""
+        if self.inputs.starts_from_support and name != INPUT:
+            behind = [node for node in self.graph.ancestors(name) if not self._starts(node.name)]
+            for source in [name, *(source for node in behind for source in node.inputs)]:
+                if self._starts(source) and source not in self._midpoints:
+                    self._midpoints.start(source, *self._side(source))
+        return self._midpoints
 
     def _starts(self, name: str) -> bool:
         """Whether the interval pass starts at a node: nothing but affine operations is before it, and its input sets
