@@ -265,8 +265,9 @@ class TestWorstOf:
         """DDN ends at wrong points wherever they are; the attacks behind it find theirs all the same."""
         model, (x, y) = network(), inputs(40)
         attacks = (PGD(steps=5), DDN(steps=20), PGD(steps=20))
-        found = WorstOf(attacks=attacks, loss=loss)(model, x, y, BOXED)
-        parts = [attack(model, x, y, ball) for attack, ball in zip(attacks, BOXED.members, strict=True)]
+        union = Union(Ball("linf", 0.02, (0, 1)), Ball("l2", 0.1, (0, 1)), Ball("l1", 2.0, (0, 1)))
+        found = WorstOf(attacks=attacks, loss=loss)(model, x, y, union)
+        parts = [attack(model, x, y, ball) for attack, ball in zip(attacks, union.members, strict=True)]
         outside = ~parts[1].feasible & ~parts[0].success
         assert (outside & parts[2].success).any() and (outside & ~parts[2].success).any()
         assert torch.equal(found.success, torch.stack([part.success for part in parts]).any(0))
