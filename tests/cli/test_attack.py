@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cli.killing import check_killed_run
-from verifix.attack import FGSM, PGD, evaluate
+from verifix.attack import FGSM, PGD, MultiSteepestDescent, WorstOf, evaluate
 from verifix.data import load
-from verifix.sets import Ball, Wasserstein
+from verifix.sets import Ball, Union, Wasserstein
 
 NETWORKS = """
 import torch
@@ -188,6 +188,65 @@ class TestWasserstein:
         assert distances == [line["distance"] for line in lines(place / "run") if line["distance"] is not None]
 
 
+UNION = ("--union", "linf:0.05,l2:0.3,l1:1.5")
+
+
+class TestUnion:
+    """``attack`` names an eps, which is a factor of the radii."""
+
+    def test_equal_to_the_library(self, verifix: Callable[..., Any], place: Path) -> None:
+        args = attack(*UNION, "--eps", "1", "--attack", "msd+pgd", "--steps", "5", "--save-examples")
+        status, out, err = verifix(*args)
+        assert (status, err) == (0, "")
+        assert "union of linf 0.05, l2 0.3, l1 1.5 within [0, 1]" in " ".join(out.replace("│", " ").split())
+        from verifix.models import load_model
+
+        model, data = load_model("networks:net", "net.safetensors"), load("digits").first(60)
+        union = Union(Ball("linf", 0.05, (0, 1)), Ball("l2", 0.3, (0, 1)), Ball("l1", 1.5, (0, 1)))
+        attacks = {"msd": MultiSteepestDescent(steps=5), "pgd": WorstOf(attacks=(PGD(steps=5),))}
+        found = evaluate(model, data.images, data.labels, union, attacks, batch=16)
+        assert [line["status"] for line in lines(place / "run")] == found.status
+        distances = [line["distance"] for line in lines(place / "run") if line["status"] == "fooled"]
+        assert distances == pytest.approx(found.distance[found.fooled].tolist())
+        assert 0 < max(distances) <= 1
+        summary = summary_of(place / "run")
+        assert summary["robust_accuracy"] == found.robust_accuracy
+        settings = summary["settings"]
+        assert (settings["norm"], settings["eps"], settings["box"]) == ("union", 1.0, [0.0, 1.0])
+        assert [(ball["norm"], ball["eps"]) for ball in settings["members"]] == [
+            ("linf", 0.05),
+            ("l2", 0.3),
+            ("l1", 1.5),
+        ]
+        with np.load(place / "run" / "examples.npz") as archive:
+            assert union.around(data.images).contains(torch.from_numpy(archive["x"])).all()
+
+    def test_smaller_and_resumed(self, verifix: Callable[..., Any], place: Path) -> None:
+        args = attack(*UNION, "--norm", "union", "--attack", "msd", "--steps", "3")  # 0.05 of all radii
+        assert verifix(*args).status == 0
+        summary = summary_of(place / "run")
+        assert [ball["eps"] for ball in summary["settings"]["members"]] == pytest.approx([0.0025, 0.015, 0.075])
+        assert summary["robust_accuracy"] > summary["clean_accuracy"] - 0.2
+        assert verifix(*args, "--resume").status == 0
+        assert summary_of(place / "run") == summary
+        status, _, err = verifix(*args, "--resume", "--eps", "0.1")
+        assert status == 2
+        assert "members was [{'norm': " in err
+
+    def test_members_with_attacks_of_their_own(self, verifix: Callable[..., Any], place: Path) -> None:
+        named = 'worst(attacks=["pgd(steps=3)", "ddn", "apgd"])'
+        assert verifix(*attack(*UNION, "--eps", "1", "--attack", named, "--limit", "8", "--steps", "9")).status == 0
+        of = summary_of(place / "run")["settings"]["attacks"][named]["attacks"]
+        assert [(each["attack"], each["steps"]) for each in of] == [("PGD", 3), ("DDN", 9), ("APGD", 9)]
+
+    def test_standard_and_sanity(self, verifix: Callable[..., Any], place: Path) -> None:
+        args = attack(*UNION, "--eps", "1", "--attack", "standard", "--limit", "3", "--sanity")
+        assert verifix(*args).status == 0
+        attacks = summary_of(place / "run")["settings"]["attacks"]
+        assert list(attacks) == ["apgd", "apgd-targeted", "square"]
+        assert [each["restarts"] for each in attacks["apgd"]["attacks"]] == [1, 1, 5]
+
+
 class TestWarnings:
     """What is wrong with a model is told on stderr and in the summary; its inputs are not counted as robust."""
 
@@ -231,6 +290,18 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "eps is infinite": (["--eps", "inf"], "eps = inf: must be finite and >= 0"),
     "eps is no number": (["--eps", "small"], "'small' is no number"),
     "norm": (["--norm", "l7"], "norm = 'l7': choose one of linf, l2, l1, wasserstein"),
+    "a union of nothing": (["--norm", "union"], "norm = union: name its balls, as in --union linf:0.3,l2:1.5,l1:12"),
+    "a union that cannot be read": (["--union", "linf"], "union = 'linf': needs norms and radii"),
+    "a union of a negative factor": ([*UNION, "--eps", "-1"], "eps = -1.0: must be finite and >= 0"),
+    "a union and a norm": ([*UNION, "--norm", "l2"], "norm = 'l2': --union says which norms: leave it out"),
+    "a union and a window": ([*UNION, "--window", "5"], "window = 5: goes with --norm wasserstein only"),
+    "a union and an attack of one norm": ([*UNION, "--attack", "ddn"], "DDN looks for the nearest point in l2"),
+    "an attack of unions": (["--attack", "msd"], "is no union"),
+    "the worst of no names": ([*UNION, "--attack", 'worst(attacks="pgd")'], "attacks is a str: pass names, as in"),
+    "the worst of too few": (
+        [*UNION, "--attack", 'worst(attacks=["pgd", "fgsm"])'],
+        "attacks = 2 attacks: must be 3, one for each member of the union",
+    ),
     "box upside down": (["--box", "1", "0"], "box"),
     "inputs outside the box": (["--box", "0", "0.5"], "60 of 60 inputs outside the box [0, 0.5]"),
     "unknown attack": (["--attack", "pdg"], "attack = 'pdg': choose one of"),
@@ -321,6 +392,11 @@ class TestBadInput:
     @pytest.mark.parametrize(("model", "message"), BAD_MODEL.items(), ids=BAD_MODEL)
     def test_model(self, verifix: Callable[..., Any], place: Path, model: str, message: str) -> None:
         self.check(verifix, place, attack(model=model, out="fresh"), message)
+
+    def test_no_radius(self, verifix: Callable[..., Any], place: Path) -> None:
+        args = attack(out="fresh")
+        del args[args.index("--eps") : args.index("--eps") + 2]
+        self.check(verifix, place, args, "eps = None: name the radius, such as --eps 0.1")
 
     def test_loss_for_more_classes(self, verifix: Callable[..., Any], place: Path) -> None:
         """What an attack refuses only when it runs is refused before anything is written all the same."""

@@ -12,7 +12,7 @@ from verifix.attack.criteria import Criterion, looks_like_probabilities
 from verifix.attack.fast_gradient import FGSM
 from verifix.attack.problem import Classifier
 from verifix.attack.projected_gradient import PGD
-from verifix.sets import Ball, InputSet, LpBall
+from verifix.sets import Ball, InputSet, LpBall, UnionSet
 
 CHECKED = 100
 """How many inputs the optional checks are made with."""
@@ -126,7 +126,8 @@ def check_gradients(
     Whether an input withstands PGD within the box only, or within ten times its range where there is none; and, in lp
     balls, whether one step fools it where 20 do not.
     """
-    box = sets.box if isinstance(sets, LpBall) else None
+    first = sets.members[0] if isinstance(sets, UnionSet) else sets
+    box = first.box if isinstance(first, LpBall) else None
     reach = 10 * max(1.0, float(x.abs().max())) if box is None else float((box[1] - box[0]).max())
     far = PGD(steps=40, final_step=0.1, start_from="both", restarts=2, loss="margin")
     found = far(model, x, criterion, Ball("linf", reach, box), seed=seed, batch=batch)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
 from verifix.attack.base import Attack
-from verifix.errors import InvalidValue
+from verifix.attack.unions import MultiSteepestDescent, WorstOf
+from verifix.errors import InvalidType, InvalidValue
 from verifix.sets.ball import NORMS
 
 ATTACKS: dict[str, str] = {
@@ -27,6 +28,8 @@ ATTACKS: dict[str, str] = {
     "carlini-wagner": "carlini_wagner:CarliniWagner",
     "gaussian-noise": "noise:GaussianNoise",
     "salt-and-pepper": "noise:SaltAndPepper",
+    "msd": "unions:MultiSteepestDescent",
+    "worst": "unions:WorstOf",
     "plan-pgd": "wasserstein.plan_descent:PlanPGD",
     "frank-wolfe": "wasserstein.frank_wolfe:FrankWolfe",
     "sinkhorn-pgd": "wasserstein.sinkhorn_descent:SinkhornPGD",
@@ -54,19 +57,24 @@ def attack_class(name: str) -> type[Attack]:
     return found
 
 
-def parse_attacks(text: str, options: Mapping[str, Any] | None = None, norm: str = "linf") -> dict[str, Attack]:
+def parse_attacks(
+    text: str, options: Mapping[str, Any] | None = None, norm: str | Sequence[str] = "linf"
+) -> dict[str, Attack]:
     """The attacks that a text names, such as ``pgd``, ``pgd(steps=50, loss="margin")+square`` or ``standard``.
 
     Args:
         text: names joined by ``+``, each with settings in parentheses where some are wanted; they are literals.
         options: settings of every attack that has them, unless it is given its own; none of them may be in vain.
-        norm: of the threat model; ``standard`` depends on it.
+        norm: of the threat model, ``standard`` depends on it; of a union those of its members. An attack that is not
+            made for unions is one on each member by itself then, and the worst of them.
 
     Raises:
         InvalidValue, InvalidType: a name or setting that is not known, or cannot be.
 
     >>> parse_attacks("fgsm+pgd", {"steps": 10})
     {'fgsm': FGSM(loss='cross-entropy'), 'pgd': PGD(steps=10, ...)}
+    >>> parse_attacks("fgsm", norm=["linf", "l2"])
+    {'fgsm': WorstOf(attacks=(FGSM(loss='cross-entropy'),), loss='margin')}
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
     named: dict[str, Attack] = {}
@@ -76,8 +84,9 @@ def parse_attacks(text: str, options: Mapping[str, Any] | None = None, norm: str
         for label, attack in attacks.items():
             if label in named:
                 raise InvalidValue("attack", text, f"names {label} twice")
-            named[label] = attack
-    kinds = {type(attack) for label, attack in named.items() if label in _split(text)}
+            for_unions = isinstance(norm, str) or isinstance(attack, (MultiSteepestDescent, WorstOf))
+            named[label] = attack if for_unions else WorstOf(attacks=(attack,))
+    kinds = {kind for label, attack in named.items() if label in _split(text) for kind in _kinds(attack)}
     known = sorted(set[str]().union(*map(_options, kinds)))
     for name, value in given.items():
         if name not in known:
@@ -101,8 +110,22 @@ def make_attack(name: str, settings: Mapping[str, Any], options: Mapping[str, An
     for option, value in settings.items():
         if option not in known:
             raise InvalidValue(option, value, f"{name} takes none: it has {', '.join(sorted(known))}")
+    if kind is WorstOf:
+        return kind(**{**settings, "attacks": _members(settings.get("attacks", ("pgd",)), options)})
     given = {option: value for option, value in (options or {}).items() if option in known}
     return kind(**{**given, **settings})
+
+
+def _members(names: object, options: Mapping[str, Any] | None) -> tuple[Attack, ...]:
+    """The attacks of ``worst``, by their names."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise InvalidType("attacks", names, 'names, as in \'worst(attacks=["apgd", "ddn"])\'')
+    return tuple(make_attack(*_parse(name.strip()), options) for name in names)
+
+
+def _kinds(attack: Attack) -> set[type[Attack]]:
+    """What may have settings: the attack, or those that it is the worst of."""
+    return {type(each) for each in attack.attacks} if isinstance(attack, WorstOf) else {type(attack)}
 
 
 def _options(kind: type[Attack]) -> set[str]:
@@ -137,18 +160,22 @@ def _parse(part: str) -> tuple[str, dict[str, Any]]:
         raise InvalidValue("attack", part, "settings go by name, as in 'pgd(steps=50, loss=\"margin\")'") from None
 
 
-def standard(norm: str) -> dict[str, Attack]:
+def standard(norm: str | Sequence[str]) -> dict[str, Attack]:
     """A strong set of attacks with nothing to choose, for lp balls, in the manner of AutoAttack's (Croce and Hein 2020;
     for l1 of 2021): APGD with the cross-entropy, its targeted form with the difference of logits ratio, and Square.
 
     FAB, which AutoAttack has between the last two, is not among them.
 
     Args:
-        norm: of the threat model: ``linf``, ``l2`` or ``l1``.
+        norm: of the threat model: ``linf``, ``l2`` or ``l1``; of a union those of its members, each of which is
+            attacked by itself.
 
     Raises:
         InvalidValue: another norm.
     """
+    if not isinstance(norm, str):
+        each = [standard(one) for one in norm]
+        return {name: WorstOf(attacks=tuple(attacks[name] for attacks in each)) for name in each[0]}
     if norm not in NORMS:
         raise InvalidValue("norm", norm, f"{STANDARD} is for {', '.join(NORMS)}: name attacks one by one")
     untargeted, targets = ({"restarts": 5}, 5) if norm == "l1" else ({"restarts": 1}, 9)
@@ -159,7 +186,7 @@ def standard(norm: str) -> dict[str, Attack]:
     }
 
 
-def _standard(part: str, settings: Mapping[str, Any], norm: str) -> dict[str, Attack]:
+def _standard(part: str, settings: Mapping[str, Any], norm: str | Sequence[str]) -> dict[str, Attack]:
     if settings:
         raise InvalidValue("attack", part, "takes no settings: name its attacks one by one")
     return standard(norm)

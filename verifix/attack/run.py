@@ -20,13 +20,14 @@ from verifix.attack.base import BATCH, Attack, whole
 from verifix.attack.evaluate import FOOLED, MISCLASSIFIED, ROBUST, STATUSES, UNDECIDED, Evaluation, by_name, examine
 from verifix.attack.evaluate import table as table_of
 from verifix.attack.masking import CHECKED, SIGNS, warnings_of
+from verifix.attack.unions import WorstOf
 from verifix.certify.run import Progress, complete, environment, run_settings, silent, versions
 from verifix.certify.store import Decision, RunStore
 from verifix.data import Dataset
 from verifix.errors import InvalidValue, UserError
 from verifix.files import write_bytes
 from verifix.models import probe
-from verifix.sets import Ball, InputSet, Wasserstein
+from verifix.sets import Ball, InputSet, Union, Wasserstein
 
 _QUICK = ("steps", "restarts", "queries", "repeats", "searches")
 
@@ -54,7 +55,7 @@ class AttackRecord(Decision):
 def attack_run(
     model: nn.Module,
     data: Dataset,
-    ball: Ball | Wasserstein,
+    ball: Ball | Wasserstein | Union,
     attacks: Sequence[Attack] | Mapping[str, Attack],
     *,
     out: str | Path,
@@ -76,7 +77,7 @@ def attack_run(
     Args:
         model: the network; its parameters are part of what must be the same on resume.
         data: inputs and labels, of the network's floating-point type.
-        ball: the perturbations, one ball around each input.
+        ball: the perturbations, one ball, or union of balls, around each input.
         attacks, seed, sanity: as for :func:`verifix.attack.evaluate`.
         out: the run folder, see :mod:`verifix.certify.store`; its lines are :class:`AttackRecord`.
         save_examples: write ``examples.npz`` at the end: ``x`` ``(n, *shape)``, the best examples, ``y``, the labels,
@@ -123,7 +124,7 @@ def attack_run(
 
 
 def _settings(
-    model: nn.Module, data: Dataset, ball: Ball | Wasserstein, named: Mapping[str, Attack], batch: int
+    model: nn.Module, data: Dataset, ball: Ball | Wasserstein | Union, named: Mapping[str, Attack], batch: int
 ) -> dict[str, Any]:
     """Everything of the arguments that decides results."""
     common = run_settings(model, data, ball, "", None, batch)
@@ -138,12 +139,19 @@ def _rehearse(model: nn.Module, first: InputSet, named: Mapping[str, Attack], se
         answer = model(first.center.detach().clone()).argmax(1)
     for attack in named.values():
         attack.check(first)
-        brief = attack
-        with suppress(UserError):  # a setting that others depend on
-            brief = replace(attack, **{field.name: 1 for field in fields(attack) if field.name in _QUICK})
+        brief = _brief(attack)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             brief(model, first.center, answer, first, seed=seed)
+
+
+def _brief(attack: Attack) -> Attack:
+    """The same with as little to do as possible."""
+    if isinstance(attack, WorstOf):
+        return replace(attack, attacks=tuple(map(_brief, attack.attacks)))
+    with suppress(UserError):  # a setting that others depend on
+        return replace(attack, **{field.name: 1 for field in fields(attack) if field.name in _QUICK})
+    return attack
 
 
 def _records(found: Evaluation, labels: list[int], start: int) -> list[AttackRecord]:

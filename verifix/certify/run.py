@@ -28,7 +28,7 @@ from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
 from verifix.models import fingerprint, probe
-from verifix.sets import Ball, InputSet, Wasserstein
+from verifix.sets import Ball, InputSet, Union, Wasserstein
 
 DEFAULT_BATCH = 50
 
@@ -308,7 +308,7 @@ def _summary_of_cascade(records: Sequence[CascadeRecord], stages: int) -> dict[s
 def run_settings(
     model: nn.Module | Sequence[nn.Module],
     data: Dataset,
-    ball: Ball | Wasserstein,
+    ball: Ball | Wasserstein | Union,
     method: str,
     estimator: Estimator | None,
     batch: int,

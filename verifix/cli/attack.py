@@ -19,14 +19,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser = subparsers.add_parser("attack", help="attack a network on a data set", description=DESCRIPTION)
     options.add_model(parser)
     options.add_data(parser)
-    options.add_eps(parser)
+    options.add_eps(parser, required=False)
     options.add_threat(parser)
+    options.add_union(parser)
     parser.add_argument(
         "--attack",
         default="standard",
         metavar="NAME",
         help="one or several joined by +, such as pgd+square, with settings in parentheses if need be, such as "
-        "'pgd(loss=\"margin\")'; docs/attacks.md names all. standard is a strong set for lp balls (default: standard)",
+        "'pgd(loss=\"margin\")'; docs/attacks.md names all. standard is a strong set for lp balls and unions of them "
+        "(default: standard)",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="of every attack that has steps")
     parser.add_argument("--restarts", type=int, metavar="N", help="of every attack that has restarts")
@@ -53,18 +55,20 @@ def run(args: argparse.Namespace) -> int:
     from verifix.attack.registry import parse_attacks
     from verifix.attack.run import attack_run
     from verifix.cli.show import progress_meter
+    from verifix.sets import Union
 
     device = options.apply_common(args)
-    ball = options.make_threat(args, args.eps)
+    threat = options.make_union(args) or options.make_threat(args, args.eps)
     settings = {name: getattr(args, name) for name in ("steps", "restarts", "step_size")}
-    attacks = parse_attacks(args.attack, settings, ball.norm)
+    norm = [member.norm for member in threat.members] if isinstance(threat, Union) else threat.norm
+    attacks = parse_attacks(args.attack, settings, norm)
     data = options.load_data(args)
     model = options.load_network(args, data, device)
     with progress_meter("attack", "robust") as progress:
         summary = attack_run(
             model,
             data,
-            ball,
+            threat,
             attacks,
             out=args.out,
             seed=args.seed,

@@ -17,8 +17,10 @@ if TYPE_CHECKING:  # torch is loaded by the commands that need it, not for --hel
     from torch import nn
 
     from verifix.data import Dataset
-    from verifix.sets import Ball, Wasserstein
+    from verifix.sets import Ball, Union, Wasserstein
 
+WASSERSTEIN = ("ground", "window", "mass", "variant", "transport")
+"""The options that go with ``--norm wasserstein`` only."""
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -99,10 +101,10 @@ def add_data(parser: argparse.ArgumentParser, split: str = "test") -> None:
     )
 
 
-def add_eps(parser: argparse.ArgumentParser) -> None:
+def add_eps(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add ``--eps``."""
     parser.add_argument(
-        "--eps", required=True, type=number, help="radius in units of the raw input, such as 0.1 or 8/255"
+        "--eps", required=required, type=number, help="radius in units of the raw input, such as 0.1 or 8/255"
     )
 
 
@@ -126,6 +128,16 @@ def add_threat(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mass", help="normalised: eps is in fractions of the mass; raw (default: normalised)")
     group.add_argument("--variant", help="balanced, balanced-box or clamp-after (default: balanced)")
     group.add_argument("--transport", help="local: inside the window; flow: any distance (default: local)")
+
+
+def add_union(parser: argparse.ArgumentParser) -> None:
+    """Add ``--union``; see :func:`make_union`."""
+    parser.add_argument(
+        "--union",
+        metavar="BALLS",
+        help="a union of balls in place of --norm, such as linf:0.3,l2:1.5,l1:12; --eps is then a factor of them all "
+        "(default: 1)",
+    )
 
 
 def add_estimator(parser: argparse.ArgumentParser) -> None:
@@ -231,8 +243,7 @@ def make_threat(args: argparse.Namespace, eps: float) -> Ball | Wasserstein:
     from verifix.sets import Wasserstein
     from verifix.sets.ball import NORMS, SPELLINGS
 
-    names = ("ground", "window", "mass", "variant", "transport")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in WASSERSTEIN if getattr(args, name) is not None}
     if args.norm != "wasserstein":
         for name, value in given.items():
             raise InvalidValue(name, value, "goes with --norm wasserstein only")
@@ -246,6 +257,32 @@ def make_threat(args: argparse.Namespace, eps: float) -> Ball | Wasserstein:
             raise InvalidValue("box", args.box, "variant balanced knows no box: give balanced-box or clamp-after")
         given["box"] = (args.box[0], args.box[1])
     return Wasserstein(eps, **given)
+
+
+def make_union(args: argparse.Namespace) -> Union | None:
+    """The union of ``--union`` and ``--box``, each radius times ``--eps``; None where there is no ``--union``.
+
+    Raises:
+        InvalidValue: balls that cannot be, or another option that does not go with them; neither ``--union`` nor
+            ``--eps``.
+    """
+    from verifix.sets import Union
+
+    if args.norm == "union" and args.union is None:
+        raise InvalidValue("norm", args.norm, "name its balls, as in --union linf:0.3,l2:1.5,l1:12")
+    if args.union is None:
+        if args.eps is None:
+            raise InvalidValue("eps", None, "name the radius, such as --eps 0.1")
+        return None
+    if args.norm not in ("linf", "union"):  # linf is what nobody has to say
+        raise InvalidValue("norm", repr(args.norm), "--union says which norms: leave it out")
+    for name in WASSERSTEIN:
+        if getattr(args, name) is not None:
+            raise InvalidValue(name, getattr(args, name), "goes with --norm wasserstein only")
+    factor = 1.0 if args.eps is None else args.eps
+    if not 0 <= factor < float("inf"):
+        raise InvalidValue("eps", factor, "must be finite and >= 0")
+    return Union.parse(args.union, None if args.box is None else (args.box[0], args.box[1])).scaled(factor)
 
 
 def load_data(args: argparse.Namespace, split: str = "test") -> Dataset:

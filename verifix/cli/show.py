@@ -98,6 +98,8 @@ def show_summary(summary: Mapping[str, Any], out: str, note: str = "") -> None:
 
 def perturbation_of(summary: Mapping[str, Any]) -> str:
     """The ball of a run, in words."""
+    if summary["norm"] == "union":
+        return "union of " + ", ".join(f"{ball['norm']} {ball['eps']:.6g}" for ball in summary["settings"]["members"])
     return f"{summary['norm']} ball of radius {summary['eps']:.6g}{_transport(summary['settings'])}"
 
 

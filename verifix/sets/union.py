@@ -76,8 +76,10 @@ class Union:
         return UnionSet([member.around(x) for member in self.members])
 
     def settings(self) -> dict[str, Any]:
-        """What a run records of the threat model."""
-        return {"norm": self.norm, "members": [member.settings() for member in self.members]}
+        """What a run records of the threat model; ``eps`` is in the units of distances, multiples of all radii."""
+        members = [member.settings() for member in self.members]
+        box = members[0]["box"] if all(member["box"] == members[0]["box"] for member in members) else None
+        return {"norm": self.norm, "eps": 1.0, "box": box, "members": members}
 
 
 class UnionSet(InputSet):
