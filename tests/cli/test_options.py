@@ -70,3 +70,10 @@ class TestApply:
     def test_device(self, device: str) -> None:
         with pytest.raises(InvalidValue, match="device = "):
             apply_common(self.args(device=device))
+
+
+def test_every_run_refuses_a_folder_without_a_name(verifix: Callable[..., Any]) -> None:
+    for command in ("certify", "attack", "radius", "train", "compare", "landscape"):
+        status, out, err = verifix(command, "model", "--out", "")
+        assert (status, out) == (2, "")
+        assert "argument --out: '' is no folder: name one" in err

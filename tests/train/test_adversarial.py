@@ -246,6 +246,8 @@ class TestSettings:
             ({"method": "msd"}, "union = None: method msd needs norms and radii"),
             ({"method": "pgd", "eps": 0.1, "union": UNION}, "union = .*: method pgd has no use for it: choose one of"),
             ({"method": "cap", "eps": 0.1, "union": UNION}, "union = .*: method cap has no use for it"),
+            ({"method": "msd", "union": "linf:0,l2:0"}, "union = 'linf:0,l2:0': method msd needs a radius above 0"),
+            ({"method": "msd", "union": UNION, "norm": "l2"}, "norm = 'l2': the union says which norms: leave it out"),
             ({"method": "worst", "union": "linf"}, "union = 'linf': needs norms and radii"),
             ({"method": "worst", "union": "l7:1"}, "norm = 'l7': choose one of"),
             ({"method": "pgd"}, r"eps = 0\.0: method pgd needs the radius of its attack"),
@@ -284,6 +286,7 @@ class TestCommand:
         [
             (["--method", "msd"], "union = None: method msd needs norms and radii"),
             (["--method", "pgd"], "eps = None: name the radius to train for"),
+            (["--method", "msd", "--union", UNION, "--eps", "0"], "eps = 0.0: of msd it is a factor of all radii"),
             (["--method", "worst", "--union", "linf=0.3"], "union = 'linf=0.3': needs norms and radii"),
             (["--eps", "0.1", "--union", UNION], "method cap has no use for it"),
         ],

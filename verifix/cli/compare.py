@@ -64,7 +64,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     add_landscape(parser.add_argument_group("loss landscape"))
     _add_tests(parser.add_argument_group("certification and attack"))
     parser.add_argument("--train-limit", type=options.positive, metavar="N", help="only the first N training examples")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results, made if need be")
+    parser.add_argument(
+        "--out", required=True, type=options.folder, metavar="DIR", help="folder for the results, made if need be"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the comparison in DIR, or begin it")
     parser.add_argument(
         "--only",

@@ -22,7 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "landscape", help="pictures of the loss landscape during training", description=DESCRIPTION
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a training run, one line in the pictures")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the pictures, made if need be")
+    parser.add_argument(
+        "--out", required=True, type=options.folder, metavar="DIR", help="folder for the pictures, made if need be"
+    )
     parser.add_argument(
         "--pictures",
         metavar="A,B",

@@ -354,5 +354,7 @@ def _settings(args: argparse.Namespace) -> TrainSettings:
 
     if args.eps is None and args.method not in (STANDARD, *SMOOTHING, *OVER_UNIONS):
         raise InvalidValue("eps", None, "name the radius to train for, such as --eps 0.1 (or --method none)")
+    if args.eps == 0 and args.method in OVER_UNIONS:
+        raise InvalidValue("eps", args.eps, f"of {args.method} it is a factor of all radii: give one above 0, or none")
     names = [field.name for field in fields(TrainSettings)]
     return TrainSettings.from_json({name: getattr(args, name) for name in names if getattr(args, name) is not None})

@@ -131,7 +131,11 @@ def check_adversarial(settings: TrainSettings) -> Values:
             raise InvalidValue("union", repr(settings.union), remedy)
         if not isinstance(settings.union, str):
             raise InvalidType("union", settings.union, "its spelling, such as linf:0.3,l2:1.5,l1:12")
-        Union.parse(settings.union, settings.box)
+        radii = [member.eps for member in Union.parse(settings.union, settings.box).members]
+        if not any(radii):
+            raise InvalidValue("union", repr(settings.union), f"method {method} needs a radius above 0")
+        if settings.norm != "linf":  # which nobody has to say
+            raise InvalidValue("norm", repr(settings.norm), "the union says which norms: leave it out")
         values["union"] = "".join(settings.union.split())
     if over_union and settings.union is None:
         remedy = f"method {method} needs norms and radii, such as linf:0.3,l2:1.5,l1:12"
