@@ -180,16 +180,27 @@ class TestDuringTraining:
             assert epoch.cost["landscape_seconds"] > 0
         assert "landscape_seconds" not in first.history[0].cost
 
-    def test_batch_norm_keeps_its_statistics(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("mode", ["stored", "clean"])
+    def test_batch_norm_keeps_its_statistics(self, mode: str, tmp_path: Path) -> None:
+        """With all that an objective may have beside bounds."""
+
         def normed() -> nn.Sequential:
             torch.manual_seed(0)
             layers = (nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
             return nn.Sequential(nn.Flatten(), *layers)
 
+        rest = {"beta": (1.0, 0.0), "kappa": (0.5, 0.0), "l1": 1e-4, "regulariser": 0.5, "initialisation": "ibp"}
+        how = settings(method="tight-smooth", batch_norm=mode, epochs=3, eps_warmup=1.0, eps_ramp=1.0, **rest)
         plain, measured = normed(), normed()
-        train(plain, digits(40), settings(epochs=1))
-        train(measured, digits(40), settings(epochs=1), out=tmp_path, landscape_every=1)
+        first = train(plain, digits(40), how)
+        second = train(measured, digits(40), how, out=tmp_path, landscape_every=1, landscape_points=2)
         assert same_weights(plain, measured)
+        assert same_weights(first.last, second.last)
+        assert int(measured[2].num_batches_tracked) == (6 if mode == "clean" else 0)  # type: ignore[arg-type]
+        lines = read(tmp_path)
+        assert [line["eps"] for line in lines[:3]] == [0.0, 0.0, how.eps_start]
+        assert lines[0]["scheduled"]["loss"] != lines[0]["target"]["loss"]
+        assert lines[-1]["scheduled"] == lines[-1]["target"]
 
     @pytest.mark.parametrize("method", ["ibp", "crown-ibp", "cap"])
     def test_curves_are_those_of_the_robust_loss(self, method: str, tmp_path: Path) -> None:
@@ -250,6 +261,14 @@ class TestDuringTraining:
         assert spread(line["scheduled"]) < 1e-4 * line["scheduled"]["highest"]
         assert spread(line["fresh"]["scheduled"]) > 1e-3 * line["scheduled"]["highest"]
         assert line["fresh"]["scheduled"]["loss"][0] == line["scheduled"]["loss"][0]
+
+    @pytest.mark.parametrize("method", ["tight-smooth", "interval:random"])
+    def test_slopes_are_common_draws_too(self, method: str, tmp_path: Path) -> None:
+        how = settings(method=method, lr=1e-9, epochs=1, eps=0.1, eps_start=0.1)
+        train(network(), digits(20), how, out=tmp_path, landscape_every=9, landscape_fresh=True)
+        (line,) = read(tmp_path)
+        common, fresh = line["scheduled"]["distance"], line["fresh"]["scheduled"]["distance"]
+        assert 100 * max(common) < min(fresh[1:])
 
     def test_fresh_draws_of_a_method_without_any_are_the_common_ones(self, tmp_path: Path) -> None:
         train(network(), digits(20), settings(epochs=1), out=tmp_path, landscape_every=9, landscape_fresh=True)

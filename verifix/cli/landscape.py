@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="bounds that tightness.png compares (default: tight-smooth,crown-ibp,cap-ibp,interval:random,ibp)",
     )
     parser.add_argument("--data", help="in place of the data that each run was trained on; the test split by default")
-    parser.add_argument("--eps", type=options.number, help="radius of tightness.png (default: that of each run)")
+    parser.add_argument("--eps", type=options.number, help="radius of tightness.png (default: of validation)")
     options.add_memory(parser)
     options.add_common(parser, limit=200)
 

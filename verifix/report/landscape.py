@@ -88,9 +88,8 @@ def landscape_curves(name: str, run: TrainRun, where: Where) -> LandscapeCurves:
 def ramp_end(run: TrainRun) -> float:
     """The epoch at which the target eps is reached; 0 where it is there from the beginning."""
     settings = run.settings
-    if settings.standard or settings.eps_schedule == "constant":
-        return 0.0
-    return settings.eps_ramp or 0.0
+    rises = not settings.standard and settings.eps_schedule != "constant"
+    return settings.eps_warmup + (settings.eps_ramp or 0.0) * rises
 
 
 def averages(curves: Sequence[LandscapeCurves]) -> dict[str, dict[str, float | None]]:

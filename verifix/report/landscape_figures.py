@@ -58,7 +58,7 @@ def draw_landscape(
             of a run without best weights or data the tightness is left out; logs must be there in any case.
         methods: compared in the last one, as :func:`verifix.train.tightness.margin_bounds` takes them.
         data: in place of what each run was trained on; its test split, where none is named.
-        eps: in place of the radius that each run was trained for.
+        eps: in place of the radius that each run was validated at.
         memory: byte budget of the bounds.
 
     Raises:
@@ -145,7 +145,7 @@ def _tightness(
         inputs.labels[: len(images)].to(device),
         inputs.classes,
     )
-    ball = run.settings.ball(eps)
+    ball = run.settings.validation_ball if eps is None else run.settings.ball(eps)
     graph = capture(model, part.images[:2])
     found = margin_bounds(
         graph,
