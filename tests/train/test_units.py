@@ -5,7 +5,10 @@ import torch
 from torch import nn
 
 from verifix import Ball, capture
-from verifix.bounds import parse_method
+from verifix.bounds import Engine, parse_method
+from verifix.bounds.backward import backward
+from verifix.bounds.optimised import lines_of_rows
+from verifix.certify import Margins
 from verifix.train.units import LayerUnits, count_units, layer_units
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,3 +75,21 @@ class TestUnits:
         assert (first.method, second.method) == (0, 1)
         assert first.slopes is not None
         assert second.slopes is None
+
+    @pytest.mark.parametrize(
+        "method", ["crown-ibp", "cap", "interval:random", "tight-smooth", "tight-smooth:steps=3:step=0.3:slopes=own"]
+    )
+    def test_lines_are_those_of_the_bounds(self, method: str) -> None:
+        """Bounds worked out from the lines that are counted are the ones that training has."""
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 4)).double()
+        x, y = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+        graph, sets, (choice,) = capture(model, x), Ball("linf", eps=0.3).around(x), parse_method(method)
+        rows = Margins(y, graph.shape[0]).rows(slice(None), x)
+        engine = Engine(graph, sets, choice, rounding=False)
+        expected, _ = engine.rows(graph.output, rows, upper=False)
+        part, lines = lines_of_rows(Engine(graph, sets, choice, rounding=False), graph.output, rows)
+        own = len(part.inputs) > len(x)
+        assert own == ("slopes=own" in method)
+        found, _ = backward(graph, graph.output, rows.flatten(0, 1)[:, None] if own else rows, lines, part.inputs)
+        torch.testing.assert_close(found.reshape(expected.shape), expected.detach(), rtol=1e-10, atol=1e-12)
