@@ -122,7 +122,7 @@ def landscape(
     >>> def bowl(eps, draw):  # (1 + eps) / 2 |weight|^2
     ...     loss = (1 + eps) / 2 * weight.square().sum()
     ...     loss.backward()
-    ...     return float(loss)
+    ...     return loss.item()
     >>> found = landscape([weight], bowl, lr=0.1, eps=[0.0], points=2)
     >>> found.multiples, [round(loss, 4) for loss in found.curves[0].loss]
     ((0.0, 0.5, 1.0, 5.0), [12.5, 11.2812, 10.125, 3.125])
