@@ -170,6 +170,16 @@ class TestRun:
         refused = verifix(*compare("--methods", "ibp,fgsm", "--landscape-every", "1", out="other"))
         assert refused.status == 2 and "method fgsm" in refused.err and not (place / "other").exists()
 
+    def test_what_a_method_has_no_use_for_is_left_out(self, verifix: Callable[..., Any], place: Path) -> None:
+        options = ["--methods", "ibp,crown-ibp,none,fgsm", "--beta", "1", "0", "--kappa", "0.5", "0"]
+        assert verifix(*compare(*options, "--initialisation", "ibp", "--eps-train", "0.1")).status == 0
+        known = [cell["settings"] for cell in cells(place / "run").values()]
+        assert [settings["beta"] for settings in known] == [[1, 1], [1, 0], [1, 1], [1, 1]]
+        assert [settings["kappa"] for settings in known] == [[0.5, 0], [0.5, 0], [0, 0], [0, 0]]
+        assert [settings["initialisation"] for settings in known] == ["ibp", "ibp", "ibp", "none"]
+        assert [settings["eps_test"] for settings in known] == [0.05, 0.05, None, None]
+        assert cells(place / "run")["crown-ibp-0.05-0"]["own_method"] == "crown-ibp+ibp"
+
 
 class TestDiverged:
     def test_is_a_result_and_does_not_stop_the_others(self, verifix: Callable[..., Any], place: Path) -> None:
@@ -229,6 +239,12 @@ class TestBadInput:
             (["--eps", "0"], "eps = 0.0: must be above 0"),
             (["--eps", "0.05,0.1", "--eps-train", "0.05"], "eps_train = 0.05: give one radius for each of the 2"),
             (["--eps", "0.05", "--eps-train", "0.04"], "eps_train = 0.04: must be at least eps = 0.05"),
+            (["--beta", "2", "0"], "beta"),
+            (
+                ["--beta", "1", "0", "--methods", "ibp,fgsm"],
+                "beta = (1.0, 0.0): of ibp at 0.05: mixes a bound with that of",
+            ),
+            (["--initialisation", "ibp", "--weights", "w.pth"], "weights = w.pth: --initialisation draws new ones"),
             (["--certify-method", "ibp+x"], "method = 'x': choose one of"),
             (["--data", "digits:train"], "data = digits:train: both sets are used"),
             (["--data", "npz:x.npz"], "test_data = None: npz:x.npz holds a single set"),

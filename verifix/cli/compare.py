@@ -119,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
 
     device = options.apply_common(args)
     comparison = _comparison(args)
+    if args.initialisation != "none" and args.weights is not None:
+        raise InvalidValue("weights", args.weights, "--initialisation draws new ones: leave one of the two out")
     data, test = _load(args)
     work = _work(args, comparison, data, test, device)
     try:

@@ -22,10 +22,10 @@ OF_CELLS = ("method", "eps", "eps_test", "seed")
 """The settings of training that a comparison fills in itself."""
 WITHOUT_BOUNDS = (STANDARD, "fgsm", "pgd")
 """The methods of training that may be compared and go by no bound."""
-OF_BOUNDS = (
-    "beta", "kappa", "l1", "eps_warmup", "initialisation", "regulariser", "regulariser_tolerance", "batch_norm"
-)  # fmt: skip
-"""Shared settings that those others have no use for, and are trained without."""
+OF_BOUNDS = ("beta", "kappa", "l1", "eps_warmup", "regulariser", "regulariser_tolerance")
+"""Shared settings that those have no use for, and are trained without."""
+OF_GRAPHS = ("initialisation", "batch_norm")
+"""The same of ``fgsm`` and ``pgd`` alone."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cell:
         """The bounds that validation goes by, nothing estimated; None where there are none."""
         if not self.settings.bounded:
             return None
-        return "+".join([self.settings.method, *(["ibp"] if getattr(self.settings, "beta", (1, 1))[1] < 1 else [])])
+        return "+".join([self.settings.method, *(["ibp"] if self.settings.beta[1] < 1 else [])])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Comparison:
         if name != STANDARD and not eps_train >= eps:
             raise InvalidValue("eps_train", eps_train, f"must be at least eps = {eps:g}, which is certified")
         radius = {} if name == STANDARD else {"eps": eps_train}
-        if name not in WITHOUT_BOUNDS and "eps_test" in TrainSettings.__dataclass_fields__:
+        if name not in WITHOUT_BOUNDS:
             radius["eps_test"] = eps
         shared = {option: value for option, value in self.training.items() if self._uses(name, option)}
         try:
@@ -157,14 +157,15 @@ class Comparison:
 
     def _uses(self, name: str, option: str) -> bool:
         """Whether a method is trained by a shared setting; it is one that some other method is, where it is not."""
-        names = [split_method(method)[0] for method in self.methods]
-        if option == "beta":
-            users = [other for other in names if other not in WITHOUT_BOUNDS and not _is_interval(other)]
-        elif option in OF_BOUNDS:
-            users = [other for other in names if other not in WITHOUT_BOUNDS]
-        else:
+        unused = {
+            **dict.fromkeys(OF_BOUNDS, lambda method: method in WITHOUT_BOUNDS),
+            **dict.fromkeys(OF_GRAPHS, lambda method: method in WITHOUT_BOUNDS and method != STANDARD),
+            "beta": lambda method: method in WITHOUT_BOUNDS or _is_interval(method),
+        }
+        if option not in unused:
             return True
-        return name in users or not users  # where none has, TrainSettings refuses it
+        names = [split_method(method)[0] for method in self.methods]
+        return not unused[option](name) or all(map(unused[option], names))  # TrainSettings refuses what none uses
 
     def attack(self) -> PGD:
         """What every network is attacked by: projected gradient descent as in the paper, which has the first start."""
