@@ -97,7 +97,7 @@ def test_wrong_types() -> None:
     for make in (lambda: RandomSlopes("0", 1), lambda: OptimisedSlopes(steps=1.0), lambda: OptimisedSlopes(step=True)):
         with pytest.raises(InvalidType):
             make()  # type: ignore[no-untyped-call]
-    with pytest.raises(InvalidType, match="^slopes is a int: pass a name"):
+    with pytest.raises(InvalidType, match=r"^slopes is a int: pass a name"):
         Method("interval", 3)  # type: ignore[arg-type]
 
 
