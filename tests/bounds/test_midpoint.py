@@ -211,3 +211,22 @@ def test_overflow_is_not_taken_for_a_bound(method: str, bias: float) -> None:
         with torch.set_grad_enabled(recorded):
             lower, _ = Engine(graph, inputs, NAMED[method], rounding=False).rows(graph.output, ROWS)
         assert lower.isnan().all()
+
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("name", ["strided", "residual", "average pooling"])
+def test_clean_values_share_what_leads_to_the_first_activation(name: str, kind: str) -> None:
+    model, inputs = model_of(name), sets(kind)
+    graph = capture(model, inputs.center)
+    engine = Engine(graph, inputs, NAMED["ibp"], rounding=False)
+    assert torch.equal(engine.clean(), graph(inputs.center))
+    engine.rows(graph.output, ROWS)
+    known = engine._midpoints.values_at(engine.inputs.center)
+    first = next(node.inputs[0] for node in graph.nodes.values() if isinstance(node.operation, TwoPiece))
+    assert (first in known) == kind.endswith("whole")
+    wanted = graph(inputs.center)
+    torch.testing.assert_close(engine.clean(), wanted, rtol=1e-12, atol=1e-12)
+    parameters = list(model.parameters())
+    pairs = (torch.autograd.grad(values.square().sum(), parameters) for values in (engine.clean(), wanted))
+    for computed, expected in zip(*pairs, strict=True):
+        torch.testing.assert_close(computed, expected, rtol=1e-11, atol=1e-12)

@@ -89,7 +89,7 @@ class TestMixedLogits:
         self, method: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         graph, inputs = vx.capture(small(), X), vx.Ball("linf", 0.2).around(X)
-        intervals = counted(monkeypatch, Dense, "interval")
+        intervals = counted(monkeypatch, Dense, "absolute")
         shapes: dict[float, tuple[int, int]] = {}
         supports = counted(monkeypatch, type(inputs), "support")  # a pass that reaches the input asks for it
         for beta in (1.0, 0.5, 0.0):

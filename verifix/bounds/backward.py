@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verifix.bounds.tiles import inputs_in_caches
 from verifix.graph import INPUT, Graph
-from verifix.operations import Affine, Lines, Relaxation
+from verifix.operations import Affine, Levels, Lines, Relaxation
 from verifix.operations.relaxation import Pulled
 from verifix.sets import InputSet
 from verifix.tensors import contract, fold, unfold
@@ -57,11 +57,12 @@ def backward(
     Args:
         start: the node that the rows are on.
         rows: ``(n, r, *shape)``, or ``(1, r, *shape)`` when all inputs share them.
-        relaxations: for every nonlinear node that ``start`` depends on.
+        relaxations: for every nonlinear node that ``start`` depends on, or that rows meet, where all of them are flat.
         upper: whether the upper bound is wanted too.
     """
     n, together = len(inputs), inputs_in_caches(graph, rows)
-    if not torch.is_grad_enabled() or n <= together:
+    flat = bool(relaxations) and all(isinstance(lines, Levels) for lines in relaxations.values())  # few coefficients
+    if flat or not torch.is_grad_enabled() or n <= together:
         return _backward(graph, start, rows, relaxations, inputs, upper=upper)
     names = [node.name for node in graph.nonlinear(start)] if start != INPUT else []
     of_parts = [relaxations[name].split(together) for name in names]

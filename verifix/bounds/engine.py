@@ -133,6 +133,11 @@ class Engine:
         self.prepare(node.name)
         return self._preactivations[node.inputs[0]]
 
+    def clean(self) -> Tensor:
+        """The network at the centers of the sets, ``(n, *shape)``; what the interval pass knows of it is used again."""
+        x = self.inputs.center
+        return self.graph.activations(x, self._midpoints.values_at(x))[self.graph.output]
+
     def prepare(self, name: str) -> None:
         """Find lines for every nonlinear node that a node depends on."""
         for node in self.graph.nonlinear(name) if name != INPUT else []:
@@ -258,6 +263,7 @@ class Engine:
         )
         if self.method.intermediate == method.intermediate == "interval":
             engine._intervals, engine._preactivations = self._intervals, self._preactivations
+            engine._midpoints = self._midpoints
         return engine
 
     def _slack(self, name: str) -> float:

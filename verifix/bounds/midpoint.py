@@ -28,13 +28,14 @@ class MidpointPass:
         self.graph, self.inputs, self.ends = graph, inputs, ends
         self._boxes: dict[str, Interval] = {}  # midpoints (n, *shape) and radii (n or 1, *shape)
         self._intervals: dict[str, Interval] = {}
+        self._started = False
 
     def __contains__(self, name: str) -> bool:
         return name in self._boxes
 
     def start(self, name: str, lower: Tensor, upper: Tensor) -> None:
         """Let the pass start at a node with these bounds."""
-        radius = (upper - lower) / 2
+        self._started, radius = True, (upper - lower) / 2
         self._boxes[name], self._intervals[name] = (lower + radius, radius), (lower_bound(lower), upper_bound(upper))
 
     def interval(self, name: str) -> Interval:
@@ -75,6 +76,14 @@ class MidpointPass:
             midpoint, radius = self.box(node.name)
             lines[node.name] = Levels(midpoint - radius, midpoint + radius)
         return lines
+
+    def values_at(self, x: Tensor) -> dict[str, Tensor]:
+        """The values of nodes at ``x`` that the pass has computed: where these are the midpoints of the input, those of
+        all nodes that only affine operations lead to."""
+        if self._started or INPUT not in self._boxes or self._boxes[INPUT][0] is not x:
+            return {}
+        affine = [node for node in self.graph.nodes.values() if not self.graph.nonlinear(node.name)]
+        return {node.name: self._boxes[node.name][0] for node in affine if node.name in self._boxes}
 
     def _missing(self, name: str) -> list[Node]:
         """The nodes that are to be computed for a node, in order."""

@@ -89,10 +89,12 @@ class Graph:
     def __call__(self, x: Tensor) -> Tensor:
         return self.activations(x)[self.output]
 
-    def activations(self, x: Tensor) -> Mapping[str, Tensor]:
-        """The value of every node, and of the input, for a batch."""
-        values = {INPUT: x}
+    def activations(self, x: Tensor, known: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
+        """The value of every node, and of the input, for a batch; those that are known are used, and not computed."""
+        values = {**(known or {}), INPUT: x}
         for node in self.nodes.values():
+            if node.name in values:
+                continue
             values[node.name] = node.operation.forward(*(values[name] for name in node.inputs))
         return values
 

@@ -106,12 +106,22 @@ class LpBall(InputSet):
         if box is not None:
             lower, upper = (torch.as_tensor(side, dtype=torch.float64, device=center.device) for side in box)
             self.box = (_lead("box", lower, center), _lead("box", upper, center))
+            if self._surely_inside():
+                return
             self._check_inside()
             lower, upper = self.box
             exact = self._center.detach().double()
             if bool(((exact < lower) | (exact > upper)).any()):
                 # inside as far as the inputs' dtype can tell; a side of 0.3 is not 0.3 in float32
                 self.box = (torch.minimum(lower, exact), torch.maximum(upper, exact))
+
+    def _surely_inside(self) -> bool:
+        """Whether one box for all coordinates holds every input, which the least and the largest say in one sweep."""
+        lower, upper = self.box or (None, None)
+        if lower is None or upper is None or lower.numel() != 1 or upper.numel() != 1 or not self._center.numel():
+            return False
+        least, largest = torch.aminmax(self._center.detach())
+        return bool((least.double() >= lower).all()) and bool((largest.double() <= upper).all())
 
     def _check_inside(self) -> None:
         lower, upper = self._box()

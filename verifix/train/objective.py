@@ -76,7 +76,7 @@ class Objective(nn.Module):
             worst, engine = bounded_logits(self.graph, y, sets, settings.methods(seed), beta=beta)
             robust = F.cross_entropy(worst, y, reduction="sum")
         with _recorded(kappa > 0):
-            logits = self.graph(x) if known is None else known
+            logits = engine.clean() if known is None else known
             plain = F.cross_entropy(logits, y, reduction="sum")
         if kappa in (0, 1):  # no products with zero: a loss without weight may be infinite
             return logits, worst, plain if kappa else robust, engine
