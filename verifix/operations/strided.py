@@ -58,14 +58,19 @@ def _by_remainders(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, 
     by_remainder = sums.permute(0, 2, 3, 1).unflatten(3, (*stride, inputs))
     size = [(h - 1) * s + k - 2 * p + r for h, s, k, p, r in
             zip(rows.shape[2:], stride, kernel, padding, rest, strict=True)]  # fmt: skip
-    out = rows.new_zeros(count, *size, inputs)
-    for a, b in product(range(stride[0]), range(stride[1])):
-        (to_h, from_h), (to_w, from_w) = (
-            _places(remainder, *axis)
-            for remainder, axis in zip((a, b), zip(stride, padding, size, sums.shape[2:], strict=True), strict=True)
-        )
+    places_h, places_w = (
+        [_places(remainder, *axis) for remainder in range(axis[0])]
+        for axis in zip(stride, padding, size, sums.shape[2:], strict=True)
+    )
+    covered = all(
+        sum(len(range(total)[to]) for to, _ in places) == total
+        for places, total in zip((places_h, places_w), size, strict=True)
+    )
+    out = (rows.new_empty if covered else rows.new_zeros)(count, *size, inputs)
+    for (a, (to_h, from_h)), (b, (to_w, from_w)) in product(enumerate(places_h), enumerate(places_w)):
         out[:, to_h, to_w] = by_remainder[:, from_h, from_w, a, b]
-    return out.permute(0, 3, 1, 2)
+    # one channel lies first and last; convolutions are faster where strides say first
+    return out.reshape(count, 1, *size) if inputs == 1 else out.permute(0, 3, 1, 2)
 
 
 def _places(remainder: int, stride: int, padding: int, size: int, sums: int) -> tuple[slice, slice]:
