@@ -140,7 +140,8 @@ def inputs_per_step(
 
 def inputs_recorded(graph: Graph, rows: int, dtype: torch.dtype, memory: int) -> int:
     """How many inputs to take together in a pass of so many rows for which autograd keeps what it needs; at least 1."""
-    return max(1, memory // _bytes_recorded(graph, rows, dtype))
+    lines = KEPT * _entries(graph) * _size(dtype)  # of each input, made for its slopes
+    return max(1, memory // (_bytes_recorded(graph, rows, dtype) + lines))
 
 
 def rows_recorded(graph: Graph, inputs: int, dtype: torch.dtype, memory: int) -> int:
