@@ -192,8 +192,8 @@ def test_joined_with_crown_ibp_they_are_never_looser(eps: float) -> None:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, Tensor, Tensor]:
-    """A network of 64, 64, 32 and 10 units that ``tight-smooth`` trained on the first 1000 digits of the training set, at
-    eps 0.1 in [0, 1], over 8 epochs in batches of 50, 4.8 of them the ramp of eps; and 200 digits of the test set.
+    """A network of 64, 64, 32 and 10 units that ``tight-smooth`` trained on the first 1000 digits of the training set,
+    at eps 0.1 in [0, 1], over 8 epochs in batches of 50, 4.8 of them the ramp of eps; and 200 digits of the test set.
     """
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     with np.load(Path(__file__).with_name("tight_smooth_digits.npz")) as weights:
