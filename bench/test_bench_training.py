@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch.nn import functional
 
 import verifix as vx
 from bench.cases import CASES, MNIST, Case, random_weights
@@ -53,6 +54,29 @@ def test_steps_against_convex_adversarial(benchmark: BenchmarkFixture, name: str
             ),
         }
         compare(benchmark, sides, case=facts, per=batch, count=rounds(9, 3))
+
+
+def test_steps_of_methods(benchmark: BenchmarkFixture) -> None:
+    """Whole steps, with Adam, on one network: what each method costs beside natural training."""
+    case, batch = CASES["mnist-small"](), 128
+    optimiser = torch.optim.Adam(case.model.parameters(), 0.0)
+
+    def step(index: int, method: str | None = None) -> None:
+        x, y = case.batch(index, batch)
+        optimiser.zero_grad()
+        if method is None:
+            loss = functional.cross_entropy(case.graph(x), y)
+        else:
+            loss = robust_loss(case.graph, y, case.ball.around(x), method)
+        loss.backward()
+        optimiser.step()
+
+    with threads(2):
+        facts = {"table": "training steps of methods", "name": case.name, "method": "each", "errors": {}}
+        sides: dict[str, Any] = {"natural": step}
+        for method in ("ibp", "crown-ibp", "cap-ibp", "tight-smooth"):
+            sides[method] = lambda index, method=method: step(index, method)
+        compare(benchmark, sides, case=facts, per=batch, count=rounds(15, 3))
 
 
 def test_steps_over_hidden_units(benchmark: BenchmarkFixture) -> None:
