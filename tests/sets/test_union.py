@@ -15,7 +15,7 @@ from verifix import certify
 from verifix.attack import PGD, WorstOf
 from verifix.bounds import Estimator, bounds, parse_method
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets import Ball, Union, UnionSet, Wasserstein
+from verifix.sets import Ball, Box, Union, UnionSet, Wasserstein
 
 THREE = Union(Ball("linf", 0.2, (0, 1)), Ball("l2", 0.4, (0, 1)), Ball("l1", 0.7, (0, 1)))
 
@@ -32,6 +32,32 @@ def unions(draw: st.DrawFn) -> tuple[UnionSet, Tensor, torch.Generator]:
     union = Union(*(Ball(norm, eps, box) for norm, eps in zip(norms, radii, strict=True)))
     points = x + 0.6 * torch.randn(n, d, generator=generator, dtype=torch.float64)
     return union.around(x), points, generator
+
+
+@pytest.mark.parametrize("method", ["project", "contains", "distance"])
+@pytest.mark.parametrize(
+    "sets",
+    [
+        Ball("l2", 0.5, (0, 1)),
+        Union(Ball("linf", 0.5), Ball("l1", 1.0)),
+        Box(torch.zeros(2, 1, 3), torch.ones(2, 1, 3)),
+    ],
+    ids=["ball", "union", "box"],
+)
+def test_points_that_cannot_be(sets: Ball | Union | Box, method: str) -> None:
+    """One line each; nothing is broadcast."""
+    x = torch.rand(2, 1, 3, generator=torch.Generator().manual_seed(0))
+    call = getattr(sets if isinstance(sets, Box) else sets.around(x), method)
+    call(x.double())
+    for wrong in (x[:1], x[:, 0], x[None], x[:, :, :2], x[:0]):
+        with pytest.raises(InvalidValue, match=r"^x = tensor of shape .*: must be \(2, 1, 3\)$"):
+            call(wrong)
+    for kind in (x.long(), x > 0, x.cfloat()):
+        with pytest.raises(InvalidType, match=r"^x is a Tensor: pass a floating-point tensor, not torch"):
+            call(kind)
+    for other in (x.tolist(), x.numpy(), None):
+        with pytest.raises(InvalidType, match=r"^x is a .*: pass a torch.Tensor of shape \(2, 1, 3\)$"):
+            call(other)
 
 
 class TestSets:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
-from verifix.sets.base import InputSet, Norm, NormBall, check_box, check_points
+from verifix.sets.base import InputSet, Norm, NormBall, check_box, check_like, check_points
 from verifix.sets.box import box_extrema
 from verifix.sets.project import project_l1, project_l2, project_linf
 from verifix.sets.support import l1_box_support, l2_box_support, scaled_problem
@@ -199,6 +199,7 @@ class LpBall(InputSet):
         return size if self.box is None else 4 * size
 
     def project(self, x: Tensor) -> Tensor:
+        check_like("x", x, self._center.shape)
         center = self._center.double()
         box = None if self.box is None else (self.box[0] - center, self.box[1] - center)
         step = x.double() - center
@@ -222,6 +223,7 @@ class LpBall(InputSet):
         return x
 
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
+        check_like("x", x, self._center.shape)
         step = (x.double() - self._center.double()).flatten(1)
         eps = self.eps.expand_as(self._center).flatten(1)
         free = eps > 0
@@ -239,6 +241,7 @@ class LpBall(InputSet):
         return inside
 
     def distance(self, x: Tensor) -> Tensor:
+        check_like("x", x, self._center.shape)
         step, eps = x.double() - self._center.double(), self.eps.expand_as(self._center)
         if (
             self.eps.shape[1:].numel() > 1

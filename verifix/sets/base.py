@@ -119,6 +119,17 @@ def check_points(name: str, x: object) -> Tensor:
     return x
 
 
+def check_like(name: str, x: object, shape: torch.Size) -> Tensor:
+    """Refuse what is not a tensor of real numbers of the shape of the inputs: nothing is broadcast."""
+    if not isinstance(x, Tensor):
+        raise InvalidType(name, x, f"a torch.Tensor of shape {tuple(shape)}")
+    if not x.is_floating_point():
+        raise InvalidType(name, x, f"a floating-point tensor, not {x.dtype}")
+    if x.shape != shape:
+        raise InvalidValue(name, f"tensor of shape {tuple(x.shape)}", f"must be {tuple(shape)}")
+    return x
+
+
 def check_box(lower: Tensor, upper: Tensor) -> None:
     """Refuse a box with NaN or with ``lower > upper`` anywhere."""
     bad = ~(lower <= upper)

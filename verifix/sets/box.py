@@ -7,7 +7,7 @@ from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
 from verifix.kernels.pull_lines import pull_lines
-from verifix.sets.base import InputSet, NormBall, check_box, check_points
+from verifix.sets.base import InputSet, NormBall, check_box, check_like, check_points
 from verifix.tensors import axes_in_memory, contract, flatten, reorder
 
 
@@ -59,13 +59,16 @@ class Box(InputSet):
         return 2 * torch.maximum(self.lower.abs(), self.upper.abs())
 
     def project(self, x: Tensor) -> Tensor:
+        check_like("x", x, self.lower.shape)
         return torch.minimum(torch.maximum(x, self.lower), self.upper)
 
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
+        check_like("x", x, self.lower.shape)
         inside = (x.double() >= self.lower.double() - tolerance) & (x.double() <= self.upper.double() + tolerance)
         return inside.flatten(1).all(1)
 
     def distance(self, x: Tensor) -> Tensor:
+        check_like("x", x, self.lower.shape)
         return (x.double() - self.center.double()).abs().flatten(1).amax(1)
 
     def select(self, index: Tensor | slice) -> Box:

@@ -158,6 +158,20 @@ def test_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Union(Ball("linf", 0.1), Wasserstein(9.0)).around(x / 10).finite()
 
 
+@pytest.mark.parametrize(
+    ("method", "name"), [("support", "g"), ("maximiser", "g"), ("project", "v"), ("distance", "z"), ("contains", "z")]
+)
+def test_the_argument_that_is_wrong_is_named(method: str, name: str) -> None:
+    x = torch.rand(2, 1, 4, 4)
+    call = getattr(Wasserstein(0.1), method)
+    with pytest.raises(InvalidValue, match=rf"^{name} = tensor of shape \(1, 1, 4, 4\): must be \(2, 1, 4, 4\)$"):
+        call(x, x[:1])
+    with pytest.raises(InvalidType, match=rf"^{name} is a Tensor: pass a floating-point tensor, not torch.int64"):
+        call(x, x.long())
+    with pytest.raises(InvalidType, match=rf"^{name} is a list: pass a torch.Tensor of shape"):
+        call(x, x.tolist())
+
+
 def test_reach() -> None:
     """From there on, the budget forbids nothing."""
     for threat in (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from verifix.errors import InvalidType, InvalidValue
-from verifix.sets.base import InputSet, check_points
+from verifix.errors import InvalidValue
+from verifix.sets.base import InputSet, check_like, check_points
 from verifix.sets.wasserstein.ground import window_cost
 from verifix.sets.wasserstein.hull import flow_hull, window_hull
 
@@ -128,19 +128,11 @@ class WassersteinBall(InputSet):
         """A point of each ball with the largest ``<g, z>``, for ``g`` ``(n, C, H, W)``, of the images' type."""
         from verifix.sets.wasserstein.support import maximiser
 
-        return maximiser(self, self.check_like("g", g))
-
-    def check_like(self, name: str, x: Tensor) -> Tensor:
-        """Refuse what is not one tensor of an image's shape for each image."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise InvalidType(name, x, "a floating-point torch.Tensor")
-        if x.shape != self._center.shape:
-            raise InvalidValue(name, f"tensor of shape {tuple(x.shape)}", f"must be {tuple(self._center.shape)}")
-        return x
+        return maximiser(self, check_like("g", g, self._center.shape))
 
     def project(self, x: Tensor, method: str = "exact", **options: Any) -> Tensor:
         """The nearest point of each ball: exactly, or (``"sinkhorn"``) for an entropic cost."""
-        self.check_like("x", x)
+        check_like("x", x, self._center.shape)
         if method == "exact":
             from verifix.sets.wasserstein.projection import project_exact
 
@@ -155,12 +147,12 @@ class WassersteinBall(InputSet):
         """The cost of the cheapest plan from each center to ``x``, in the units of eps, ``(n,)`` float64."""
         from verifix.sets.wasserstein.distance import distance
 
-        return distance(self, self.check_like("x", x))
+        return distance(self, check_like("x", x, self._center.shape))
 
     def contains(self, x: Tensor, tolerance: float = 0.0) -> Tensor:
         from verifix.sets.wasserstein.distance import contains
 
-        return contains(self, self.check_like("x", x), tolerance)
+        return contains(self, check_like("x", x, self._center.shape), tolerance)
 
     def select(self, index: Tensor | slice) -> WassersteinBall:
         box = None if self.box is None else (self.box[0][index], self.box[1][index])

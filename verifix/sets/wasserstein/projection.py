@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidValue
+from verifix.sets.base import check_like
 from verifix.sets.wasserstein.moves import Flows, Moves, Plans, broadcast, total
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def nearest(
     """
     if not tolerance > 0:
         raise InvalidValue("tolerance", tolerance, "must be a number > 0")
-    ball.check_like("v", v)
+    check_like("v", v, ball.center.shape)
     if not bool(torch.isfinite(v).all()):
         raise InvalidValue("v", "a tensor with NaN or infinity", "has no projection: clean it first")
     x, budget = ball.center.detach().double(), ball.budget

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
+from verifix.sets.base import check_like
 from verifix.sets.wasserstein.ball import WassersteinBall
 from verifix.sets.wasserstein.ground import Ground, window_cost
 
@@ -128,7 +129,7 @@ class Wasserstein:
         ``variant="balanced"``; the other variants have a gap (:class:`WassersteinBall`).
         """
         ball = self.around(x)
-        return ball.upper(ball.check_like("g", g)[:, None])[:, 0]
+        return ball.upper(check_like("g", g, x.shape)[:, None])[:, 0]
 
     def maximiser(self, x: Tensor, g: Tensor) -> Tensor:
         """A point of the ball around each image with the largest ``<g, z>`` (``variant="balanced"``), like ``x``."""
@@ -136,13 +137,16 @@ class Wasserstein:
 
     def project(self, x: Tensor, v: Tensor, method: str = "exact", **options: Any) -> Tensor:
         """The point of the ball around each image ``x`` that is nearest (Euclidean) to ``v``, like ``x``."""
-        return self.around(x).project(v, method, **options)
+        ball = self.around(x)
+        return ball.project(check_like("v", v, x.shape), method, **options)
 
     def distance(self, x: Tensor, z: Tensor) -> Tensor:
         """The cost of the cheapest plan from ``x`` to ``z``, in the units of eps, ``(n,)`` float64; infinite where no
         plan leads there."""
-        return self.around(x).distance(z)
+        ball = self.around(x)
+        return ball.distance(check_like("z", z, x.shape))
 
     def contains(self, x: Tensor, z: Tensor, tolerance: float = 0.0) -> Tensor:
         """Whether each ``z`` is in the ball around its image, decided in float64, ``(n,)``."""
-        return self.around(x).contains(z, tolerance)
+        ball = self.around(x)
+        return ball.contains(check_like("z", z, x.shape), tolerance)
