@@ -77,4 +77,5 @@ def _add_legend(figure: Any) -> None:
 
     patches: list[Any] = [Patch(color=colour, label=label) for label, colour in _ERRORS.values()]
     dash = Line2D([], [], color="black", linewidth=1.5, label="verified by training's own bound")
-    figure.legend(handles=[*patches, dash], loc="outside lower center", ncols=4, fontsize="small")
+    columns = 4 if figure.get_figwidth() > 7 else 2
+    figure.legend(handles=[*patches, dash], loc="outside lower center", ncols=columns, fontsize="small")
