@@ -87,28 +87,28 @@ void clopper_pearson(std::uintptr_t successes, std::uintptr_t trials, std::uintp
 
 using Address = std::uintptr_t;
 
-void pull_lines(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 4>& lines, Address pulled,
+void pull_lines(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 5>& lines, Address pulled,
                 Address offset, const std::string& dtype, int threads, const std::string& isa) {
     visit(dtype, [&](auto zero) {
         using T = decltype(zero);
         const auto line = [&](std::size_t i) { return reinterpret_cast<const T*>(lines[i]); };
-        pull_lines_cpu(PullLines<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3)},
+        pull_lines_cpu(PullLines<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3), line(4)},
                                     reinterpret_cast<T*>(pulled), reinterpret_cast<T*>(offset)},
                        threads, isa_named(isa));
     });
 }
 
-void pull_lines_gradient(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 4>& lines,
-                         Address of_pulled, Address of_offset, Address of_rows, const std::array<Address, 4>& of_lines,
+void pull_lines_gradient(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 5>& lines,
+                         Address of_pulled, Address of_offset, Address of_rows, const std::array<Address, 5>& of_lines,
                          const std::string& dtype, int threads, const std::string& isa) {
     visit(dtype, [&](auto zero) {
         using T = decltype(zero);
         const auto line = [&](std::size_t i) { return reinterpret_cast<const T*>(lines[i]); };
         const auto of_line = [&](std::size_t i) { return reinterpret_cast<T*>(of_lines[i]); };
         pull_lines_gradient_cpu(
-            PullLinesGradient<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3)},
+            PullLinesGradient<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3), line(4)},
                                  reinterpret_cast<const T*>(of_pulled), reinterpret_cast<const T*>(of_offset),
-                                 reinterpret_cast<T*>(of_rows), of_line(0), of_line(1), of_line(2), of_line(3)},
+                                 reinterpret_cast<T*>(of_rows), of_line(0), of_line(1), of_line(2), of_line(3), of_line(4)},
             threads, isa_named(isa));
     });
 }

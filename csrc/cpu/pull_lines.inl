@@ -57,8 +57,12 @@ struct Pull {
         for (int64_t j = 0; j < m; j += lanes) {
             const int64_t count = m - j;
             const Vector value = load(a + j, count), p = positive(value), n = negative(value);
-            if (slopes) store(pulled + j, load(at(lines.slope_p, j), count) * p + load(at(lines.slope_n, j), count) * n, count);
             if (offsets) total += load(at(lines.offset_p, j), count) * p + load(at(lines.offset_n, j), count) * n;
+            if (slopes) {
+                const Vector slope = load(at(lines.slope_p, j), count) * p + load(at(lines.slope_n, j), count) * n;
+                store(pulled + j, slope, count);
+                if (offsets) total += slope * load(at(lines.shift, j), count);
+            }
         }
         *offset = sum(total);
     }
@@ -67,8 +71,8 @@ struct Pull {
         const int64_t m = job.m;
         for (int64_t i = first; i < last; ++i) {
             const LinesOfImages<T>& of = job.lines;
-            const LinesOfImages<T> lines{at(of.slope_p, i * m), at(of.offset_p, i * m), at(of.slope_n, i * m), at(of.offset_n, i * m)};
-            const bool offsets = lines.offset_p != nullptr || lines.offset_n != nullptr;
+            const LinesOfImages<T> lines{at(of.slope_p, i * m), at(of.offset_p, i * m), at(of.slope_n, i * m), at(of.offset_n, i * m), of.shift};
+            const bool offsets = lines.offset_p != nullptr || lines.offset_n != nullptr || lines.shift != nullptr;
             for (int64_t k = i * job.r; k < (i + 1) * job.r; ++k) {
                 const T* const a = job.rows + k * m;
                 if (job.pulled == nullptr) {
@@ -96,13 +100,14 @@ struct Pull {
             memset(&offset_p, 0, sizeof offset_p), memset(&offset_n, 0, sizeof offset_n);
         }
         const LinesOfImages<T>& of = job.lines;
-        const LinesOfImages<T> lines{at(of.slope_p, line), at(of.offset_p, line), at(of.slope_n, line), at(of.offset_n, line)};
+        const LinesOfImages<T> lines{at(of.slope_p, line), at(of.offset_p, line), at(of.slope_n, line), at(of.offset_n, line), at(of.shift, begin)};
         for (int64_t k = i * job.r; k < (i + 1) * job.r; ++k) {
             const Vector of_offset = Vector{} + job.of_offset[k];
             const T *const a = job.rows + k * m + begin, *const g = at(job.of_pulled, k * m + begin);
             for (int64_t j = 0, v = 0; j < size; j += lanes, ++v) {
                 const int64_t count = size - j;
-                const Vector value = load(a + j, count), of_pulled = load(at(g, j), count);
+                const Vector value = load(a + j, count);
+                const Vector of_pulled = load(at(g, j), count) + load(at(lines.shift, j), count) * of_offset;
                 const Vector p = load(at(lines.slope_p, j), count) * of_pulled + load(at(lines.offset_p, j), count) * of_offset;
                 const Vector n = load(at(lines.slope_n, j), count) * of_pulled + load(at(lines.offset_n, j), count) * of_offset;
                 if (job.of_rows != nullptr) store(job.of_rows + k * m + begin + j, value >= T(0) ? p : n, count);
@@ -120,11 +125,17 @@ struct Pull {
         };
         write(job.of_slope_p, slope_p), write(job.of_slope_n, slope_n);
         write(job.of_offset_p, offset_p), write(job.of_offset_n, offset_n);
+        if (of_lines && job.of_shift != nullptr) {  // the pulled rows' sum, by the lines that made them
+            for (int64_t j = 0, v = 0; j < size; j += lanes, ++v) {
+                offset_p.of[v] = load(at(lines.slope_p, j), size - j) * offset_p.of[v] + load(at(lines.slope_n, j), size - j) * offset_n.of[v];
+            }
+            write(job.of_shift, offset_p);
+        }
     }
 
     static void run(const PullLinesGradient<T>& job, int64_t first, int64_t last) {
         const bool of_lines = job.of_slope_p != nullptr || job.of_slope_n != nullptr || job.of_offset_p != nullptr ||
-                              job.of_offset_n != nullptr;
+                              job.of_offset_n != nullptr || job.of_shift != nullptr;
         for (int64_t i = first; i < last; ++i) {
             for (int64_t begin = 0; begin < job.m; begin += block) {
                 const int64_t end = begin + block < job.m ? begin + block : job.m;

@@ -16,19 +16,23 @@ from verifix.errors import InvalidType, InvalidValue
 from verifix.kernels import pull_lines_reference as reference
 from verifix.kernels.pull_lines import pull_lines
 
-MASKS = list(itertools.product((True, False), repeat=4))
+MASKS = [mask for mask in itertools.product((True, False), repeat=5) if any(mask[:4])]
 DTYPES = (torch.float32, torch.float64)
 
 
 def drawn(
     shape: tuple[int, int, int], dtype: torch.dtype, mask: tuple[bool, ...], seed: int
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Rows with zeros among them, and lines."""
+    """Rows with zeros among them, lines, and a shift."""
     n, r, m = shape
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(n, r, m, dtype=dtype, generator=generator)
     rows[torch.rand(n, r, m, generator=generator) < 0.2] = 0.0
-    lines = [torch.randn(n, m, dtype=dtype, generator=generator) if there else None for there in mask]
+    shapes = [(n, m)] * 4 + [(m,)]
+    lines = [
+        torch.randn(shape, dtype=dtype, generator=generator) if there else None
+        for shape, there in zip(shapes, mask, strict=True)
+    ]
     return rows.requires_grad_(), [None if line is None else line.requires_grad_() for line in lines]
 
 
@@ -46,7 +50,7 @@ def everything(rows: Tensor, lines: list[Tensor | None], found: tuple[Tensor | N
 @given(
     st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 300)),
     st.sampled_from(DTYPES),
-    st.sampled_from(MASKS[:-1]),
+    st.sampled_from(MASKS),
     st.integers(0, 2**32),
 )
 def test_kernel_is_the_reference(
@@ -55,12 +59,12 @@ def test_kernel_is_the_reference(
     rows, lines = drawn(shape, dtype, mask, seed)
     n, r, m = shape
     found = everything(rows, lines, pull_lines(rows, *lines))
-    slope_p, offset_p, slope_n, offset_n = lines
-    pulled, offset = reference.pull_lines(rows, (slope_p, offset_p, slope_n, offset_n), True)
+    slope_p, offset_p, slope_n, offset_n, shift = lines
+    pulled, offset = reference.pull_lines(rows, (slope_p, offset_p, slope_n, offset_n, shift), True)
     wanted: list[Tensor] = [pulled, offset] if mask[0] or mask[2] else [offset]
     of_pulled, of_offset = (torch.arange(size, dtype=dtype).cos() for size in (n * r * m, n * r))
     gradients = reference.gradient(
-        rows.detach(), (slope_p, offset_p, slope_n, offset_n),
+        rows.detach(), (slope_p, offset_p, slope_n, offset_n, shift),
         of_pulled.reshape(shape) if mask[0] or mask[2] else None, of_offset.reshape(n, r),
     )  # fmt: skip
     wanted += [x for x, there in zip(gradients, (True, *mask), strict=True) if there]
@@ -70,7 +74,7 @@ def test_kernel_is_the_reference(
         )
 
 
-@pytest.mark.parametrize("mask", MASKS[:-1])
+@pytest.mark.parametrize("mask", MASKS)
 def test_gradients(mask: tuple[bool, ...]) -> None:
     rows, lines = drawn((2, 3, 5), torch.float64, mask, 0)
     rows = torch.where(rows == 0, 0.5, rows).detach().requires_grad_()  # away from the kink
@@ -92,6 +96,10 @@ def test_known_numbers() -> None:
     assert pulled is not None
     assert pulled.tolist() == [[[0.0, -1.0]]]
     assert offset.tolist() == [[-1.0]]
+    _, about = pull_lines(
+        rows, torch.zeros(1, 2), None, torch.full((1, 2), 0.5), torch.full((1, 2), 0.5), torch.tensor([5.0, 3.0])
+    )
+    assert about.tolist() == [[-4.0]]  # with z - (5, 3) for z: -1 - 1 * 3
     (gradient,) = torch.autograd.grad(pulled.sum() + offset.sum(), rows)
     assert gradient.tolist() == [[[0.0, 1.0]]]
 
@@ -118,7 +126,7 @@ def test_what_is_not_finite_is_never_lost(bad: float, which: int, sign: float) -
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_whatever_runs_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, lines = drawn((5, 7, 1001), dtype, (True, True, True, True), 3)
+    rows, lines = drawn((5, 7, 1001), dtype, (True, True, True, True, True), 3)
     before, seen = torch.get_num_threads(), []
     try:
         for isa, threads in itertools.product(ISAS, (1, 2, 3)):
@@ -129,7 +137,10 @@ def test_same_bits_whatever_runs_it(dtype: torch.dtype, monkeypatch: pytest.Monk
         torch.set_num_threads(before)
     for other in seen[1:]:
         assert all(torch.equal(a, b) for a, b in zip(seen[0], other, strict=True))
-    rows_of_one, lines_of_one = rows[2:3], [None if line is None else line[2:3] for line in lines]
+    rows_of_one, lines_of_one = (
+        rows[2:3],
+        [None if line is None else line[2:3] if line.dim() == 2 else line for line in lines],
+    )
     alone = pull_lines(rows_of_one, *lines_of_one)
     assert alone[0] is not None
     assert torch.equal(alone[0], seen[0][0][2:3])
@@ -137,7 +148,7 @@ def test_same_bits_whatever_runs_it(dtype: torch.dtype, monkeypatch: pytest.Monk
 
 
 def test_without_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, lines = drawn((2, 3, 50), torch.float64, (True, False, True, True), 1)
+    rows, lines = drawn((2, 3, 50), torch.float64, (True, False, True, True, True), 1)
     wanted = everything(rows, lines, pull_lines(rows, *lines))
     monkeypatch.setattr("verifix.kernels.native.module_or_none", lambda name: None)
     found = everything(rows, lines, pull_lines(rows, *lines))
@@ -145,7 +156,7 @@ def test_without_native_code(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("mask", [(True, True, True, True), (True, False, True, True), (False, True, False, True)])
+@pytest.mark.parametrize("mask", [(True,) * 5, (True, False, True, True, False), (False, True, False, True, False)])
 def test_operators_keep_their_contract(mask: tuple[bool, ...]) -> None:
     rows, lines = drawn((2, 3, 20), torch.float64, mask, 2)
     wants_rows = mask[0]
@@ -170,3 +181,5 @@ def test_bad_arguments() -> None:
     for bad in (torch.ones(1, 4), torch.ones(2, 3), line.double()):
         with pytest.raises(InvalidValue, match="slope_n"):
             pull_lines(rows, line, None, bad, None)
+    with pytest.raises(InvalidValue, match="shift"):
+        pull_lines(rows, line, None, line, None, line)

@@ -21,7 +21,7 @@ def _address(x: Array | None) -> int:
 @given(
     st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 600)),
     st.sampled_from((np.float32, np.float64)),
-    st.lists(st.booleans(), min_size=4, max_size=4),
+    st.lists(st.booleans(), min_size=5, max_size=5),
     st.integers(0, 2**32),
     st.sampled_from((1, 2, 3)),
 )
@@ -29,17 +29,21 @@ def test_any_shape(shape: tuple[int, int, int], dtype: Any, there: list[bool], s
     numbers = np.random.default_rng(seed)
     n, r, m = shape
     rows = numbers.standard_normal(shape).astype(dtype)
-    lines = [numbers.standard_normal((n, m)).astype(dtype) if has else None for has in there]
-    slope_p, offset_p, slope_n, offset_n = (
+    shapes = [(n, m)] * 4 + [(1, m)]
+    lines = [numbers.standard_normal(x).astype(dtype) if has else None for x, has in zip(shapes, there, strict=True)]
+    slope_p, offset_p, slope_n, offset_n, shift = (
         np.zeros((n, 1, m)) if line is None else line[:, None].astype(np.float64) for line in lines
     )
     up, down = np.maximum(rows, 0).astype(np.float64), np.minimum(rows, 0).astype(np.float64)
     of_pulled, of_offset = numbers.standard_normal(shape).astype(dtype), numbers.standard_normal((n, r)).astype(dtype)
     toward = of_offset[:, :, None].astype(np.float64)
-    wanted = (slope_p * up + slope_n * down, (offset_p * up + offset_n * down).sum(2))
+    through = slope_p * up + slope_n * down
+    wanted = (through, (offset_p * up + offset_n * down + shift * through).sum(2))
+    of_both = of_pulled + shift * toward
     gradients = (
-        np.where(rows >= 0, slope_p * of_pulled + offset_p * toward, slope_n * of_pulled + offset_n * toward),
-        (up * of_pulled).sum(1), (up * toward).sum(1), (down * of_pulled).sum(1), (down * toward).sum(1),
+        np.where(rows >= 0, slope_p * of_both + offset_p * toward, slope_n * of_both + offset_n * toward),
+        (up * of_both).sum(1), (up * toward).sum(1), (down * of_both).sum(1), (down * toward).sum(1),
+        (through * toward).sum(1),
     )  # fmt: skip
     close = {"rtol": 1e-4, "atol": 1e-3} if dtype == np.float32 else {"rtol": 1e-10, "atol": 1e-10}
     for isa in ISAS:
@@ -47,7 +51,7 @@ def test_any_shape(shape: tuple[int, int, int], dtype: Any, there: list[bool], s
                   "dtype": np.dtype(dtype).name, "threads": threads, "isa": isa}  # fmt: skip
         pulled, offset = np.empty(shape, dtype), np.empty((n, r), dtype)
         _C.pull_lines(pulled=address(pulled), offset=address(offset), **common)
-        found = [np.empty(shape, dtype), *(np.empty((n, m), dtype) for _ in range(4))]
+        found = [np.empty(shape, dtype), *(np.empty((n, m), dtype) for _ in range(5))]
         _C.pull_lines_gradient(
             of_pulled=address(of_pulled), of_offset=address(of_offset), of_rows=address(found[0]),
             of_lines=[address(x) for x in found[1:]], **common,
@@ -66,7 +70,7 @@ def test_any_shape(shape: tuple[int, int, int], dtype: Any, there: list[bool], s
 )  # fmt: skip
 def test_bad_arguments(changed: dict[str, Any], message: str) -> None:
     x = np.ones(8, np.float32)
-    good = {"n": 1, "r": 1, "m": 8, "rows": address(x), "lines": [0, 0, 0, 0], "pulled": 0, "offset": address(x),
+    good = {"n": 1, "r": 1, "m": 8, "rows": address(x), "lines": [0, 0, 0, 0, 0], "pulled": 0, "offset": address(x),
             "dtype": "float32", "threads": 1, "isa": "base"}  # fmt: skip
     with pytest.raises(ValueError, match=message):
         _C.pull_lines(**(good | changed))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from verifix.bounds.tiles import inputs_in_caches
-from verifix.graph import INPUT, Graph
+from verifix.graph import INPUT, Graph, Node
 from verifix.operations import Affine, Levels, Lines, Relaxation
 from verifix.operations.relaxation import Pulled
 from verifix.sets import InputSet
@@ -90,14 +91,19 @@ def _backward(
     pending: dict[str, Forms] = {start: Forms(rows, rows if upper else None)}
     low: Tensor = rows.new_zeros(n, rows.shape[1])
     high: Tensor | None = low if upper else None
+    counted: set[str] = set()  # affine nodes whose constants the lines behind them have taken up
     for node in reversed(graph.ancestors(start) if start != INPUT else []):
         forms = pending.pop(node.name, None)
         if forms is None:
             continue
         if isinstance(node.operation, Affine):
-            parts, below, above = _affine(node.operation, forms)
+            parts, below, above = _affine(node.operation, forms, constant=node.name not in counted)
         else:
-            part, below, above = _relaxed(relaxations[node.name], forms)
+            lines = relaxations[node.name]
+            apart = isinstance(lines, Lines) and forms.lower is not forms.upper
+            shift = _shift(graph, node, low) if apart else None
+            counted.update(() if shift is None else node.inputs)
+            part, below, above = _relaxed(lines, forms, shift)
             parts = (part,)
         low = low if below is None else low + below
         high = high if high is None or above is None else high + above
@@ -109,13 +115,15 @@ def _backward(
     return low, high
 
 
-def _affine(operation: Affine, forms: Forms) -> tuple[tuple[Forms, ...], Tensor | None, Tensor | None]:
+def _affine(
+    operation: Affine, forms: Forms, *, constant: bool
+) -> tuple[tuple[Forms, ...], Tensor | None, Tensor | None]:
     def push(rows: Tensor | None) -> tuple[list[Tensor | None], Tensor | None]:
         if rows is None:
             return [None] * len(operation.inputs), None
-        offset = operation.offset(rows)
-        constant = None if offset is None else contract(rows, offset.expand(1, *operation.shape))
-        return [unfold(part, rows) for part in operation.adjoint(fold(rows))], constant
+        offset = operation.offset(rows) if constant else None
+        added = None if offset is None else contract(rows, offset.expand(1, *operation.shape))
+        return [unfold(part, rows) for part in operation.adjoint(fold(rows))], added
 
     lowers, below = push(forms.lower)
     if forms.upper is forms.lower:
@@ -124,12 +132,27 @@ def _affine(operation: Affine, forms: Forms) -> tuple[tuple[Forms, ...], Tensor 
     return tuple(Forms(a, b) for a, b in zip(lowers, uppers, strict=True)), below, above
 
 
-def _relaxed(relaxation: Relaxation, forms: Forms) -> tuple[Forms, Tensor | None, Tensor | None]:
+def _shift(graph: Graph, node: Node, like: Tensor) -> Tensor | None:
+    """The constant of the affine node that a nonlinear one reads, ``(*shape)``, where it has no other reader."""
+    (source,) = node.inputs
+    if source == INPUT or sum(source in other.inputs for other in graph.nodes.values()) > 1:
+        return None
+    operation = graph.node(source).operation
+    offset = operation.offset(like) if isinstance(operation, Affine) else None
+    return None if offset is None else offset.expand(1, *operation.shape)[0]
+
+
+def _relaxed(
+    relaxation: Relaxation, forms: Forms, shift: Tensor | None = None
+) -> tuple[Forms, Tensor | None, Tensor | None]:
     if forms.lower is not None and forms.lower is forms.upper and isinstance(relaxation, Lines) and relaxation.parallel:
         rows, *offsets = relaxation.shared(forms.lower)
         return Forms(rows, rows), offsets[0], offsets[1]
-    lower, below = _pull(relaxation.below, forms.lower)
-    upper, above = _pull(relaxation.above, forms.upper)
+    below_of, above_of = relaxation.below, relaxation.above
+    if shift is not None and isinstance(relaxation, Lines):
+        below_of, above_of = partial(relaxation.below, shift=shift), partial(relaxation.above, shift=shift)
+    lower, below = _pull(below_of, forms.lower)
+    upper, above = _pull(above_of, forms.upper)
     return Forms(lower, upper), below, above
 
 

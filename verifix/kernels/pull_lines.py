@@ -19,12 +19,13 @@ def pull_lines(
     offset_p: Tensor | None,  # (n, m)
     slope_n: Tensor | None,  # (n, m)
     offset_n: Tensor | None,  # (n, m)
+    shift: Tensor | None = None,  # (m,)
 ) -> tuple[Tensor | None, Tensor]:
     """``slope_p max(rows, 0) + slope_n min(rows, 0)``, ``(n, r, m)``, and the sums over m of ``offset_p max(rows, 0) +
-    offset_n min(rows, 0)``, ``(n, r)``.
+    offset_n min(rows, 0)`` and of ``shift`` times the former, ``(n, r)``.
 
     With lines ``slope_p z + offset_p <= h(z) <= slope_n z + offset_n`` these are rows and constants of a linear
-    function of z below ``rows . h(z)`` (CROWN; Wong and Kolter's dual network where the slopes are equal).
+    function of ``z - shift`` below ``rows . h(z)`` (CROWN; Wong and Kolter's dual network where the slopes are equal).
     Differentiable in all arguments, twice; an entry of zero counts as positive then. The CPU kernel gives the same bits
     for every number of threads and every instruction set; plain torch takes its place on other devices and where it is
     missing, and gives the same numbers to rounding.
@@ -32,10 +33,11 @@ def pull_lines(
     Args:
         rows: ``(n, r, m)`` float32 or float64.
         slope_p, offset_p, slope_n, offset_n: ``(n, m)``, of the type of rows; None for zero.
+        shift: ``(m,)``, likewise; the bias of the layer before. Counts where there are slopes.
 
     Returns:
         pulled: None where both slopes are.
-        offset: zeros where both offsets are None.
+        offset: zeros where nothing adds to it.
 
     Raises:
         InvalidType: an argument is not a tensor.
@@ -45,15 +47,15 @@ def pull_lines(
     >>> pull_lines(rows, lower, None, half, torch.ones(1, 2))
     (tensor([[[ 0.0000, -0.5000]]]), tensor([[-1.]]))
     """
-    for name, tensor in zip(("rows", *_NAMES), (rows, slope_p, offset_p, slope_n, offset_n), strict=True):
+    for name, tensor in zip(("rows", *_NAMES), (rows, slope_p, offset_p, slope_n, offset_n, shift), strict=True):
         if not isinstance(tensor, Tensor) and (tensor is not None or name == "rows"):
             raise InvalidType(name, tensor, "a torch.Tensor")
     wants_rows = slope_p is not None or slope_n is not None
-    pulled, offset = torch.ops.verifix.pull_lines(rows, slope_p, offset_p, slope_n, offset_n, wants_rows)
+    pulled, offset = torch.ops.verifix.pull_lines(rows, slope_p, offset_p, slope_n, offset_n, shift, wants_rows)
     return pulled if wants_rows else None, offset
 
 
-_NAMES = ("slope_p", "offset_p", "slope_n", "offset_n")
+_NAMES = ("slope_p", "offset_p", "slope_n", "offset_n", "shift")
 
 
 def _check(rows: Tensor, lines: Sides) -> None:
@@ -61,11 +63,11 @@ def _check(rows: Tensor, lines: Sides) -> None:
         raise InvalidValue("rows.shape", tuple(rows.shape), "must be (n, r, m)")
     if rows.dtype not in (torch.float32, torch.float64):
         raise InvalidValue("rows.dtype", rows.dtype, "must be torch.float32 or torch.float64")
-    wanted = (rows.shape[0], rows.shape[2])
     for name, line in zip(_NAMES, lines, strict=True):
+        wanted = rows.shape[2:] if name == "shift" else (rows.shape[0], rows.shape[2])
         if line is not None and (tuple(line.shape) != wanted or line.dtype != rows.dtype or line.device != rows.device):
             found = f"{line.dtype} of shape {tuple(line.shape)} on {line.device}"
-            raise InvalidValue(name, found, f"must be {rows.dtype}, (n, m) = {wanted}, on {rows.device}")
+            raise InvalidValue(name, found, f"must be {rows.dtype}, {tuple(wanted)}, on {rows.device}")
 
 
 def _address(x: Tensor | None) -> int:
@@ -79,19 +81,19 @@ def _common(rows: Tensor) -> dict[str, Any]:
 
 
 def _contiguous(lines: Sides) -> Sides:
-    a, b, c, d = (None if line is None else line.contiguous() for line in lines)
-    return a, b, c, d
+    a, b, c, d, e = (None if line is None else line.contiguous() for line in lines)
+    return a, b, c, d, e
 
 
 def _fake(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
-    _check(rows, lines[:4])
-    pulled = torch.empty_like(rows, memory_format=torch.contiguous_format) if lines[4] else rows.new_empty(0)
+    _check(rows, lines[:5])
+    pulled = torch.empty_like(rows, memory_format=torch.contiguous_format) if lines[5] else rows.new_empty(0)
     return pulled, rows.new_empty(rows.shape[:2])
 
 
 def _reference(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
-    _check(rows, lines[:4])
-    return reference.pull_lines(rows, lines[:4], lines[4])
+    _check(rows, lines[:5])
+    return reference.pull_lines(rows, lines[:5], lines[5])
 
 
 def _cpu(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
@@ -99,11 +101,11 @@ def _cpu(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
     if library is None:
         return _reference(rows, *lines)
     pulled, offset = _fake(rows, *lines)
-    rows, sides = rows.contiguous(), _contiguous(lines[:4])
+    rows, sides = rows.contiguous(), _contiguous(lines[:5])
     library.pull_lines(
         rows=rows.data_ptr(),
         lines=[_address(line) for line in sides],
-        pulled=pulled.data_ptr() if lines[4] else 0,
+        pulled=pulled.data_ptr() if lines[5] else 0,
         offset=offset.data_ptr(),
         **_common(rows),
     )
@@ -111,16 +113,18 @@ def _cpu(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
 
 
 def _gradient_fake(rows: Tensor, *arguments: Any) -> list[Tensor]:
-    lines, wanted = arguments[:4], arguments[6]
+    lines, wanted = arguments[:5], arguments[7]
     _check(rows, lines)
     of_rows = torch.empty_like(rows, memory_format=torch.contiguous_format) if wanted[0] else rows.new_empty(0)
-    return [of_rows, *(rows.new_empty((len(rows), rows.shape[2]) if want else 0) for want in wanted[1:])]
+    flat = rows.shape[::2]
+    of_lines = [rows.new_empty(flat if want else 0) for want in wanted[1:5]]
+    return [of_rows, *of_lines, rows.new_empty(flat[1] if wanted[5] else 0)]
 
 
 def _gradient_reference(rows: Tensor, *arguments: Any) -> list[Tensor]:
-    lines, wanted = arguments[:4], arguments[6]
+    lines, wanted = arguments[:5], arguments[7]
     _check(rows, lines)
-    found = reference.gradient(rows, lines, arguments[4], arguments[5])
+    found = reference.gradient(rows, lines, arguments[5], arguments[6])
     return [x.contiguous() if want else rows.new_empty(0) for x, want in zip(found, wanted, strict=True)]
 
 
@@ -129,9 +133,12 @@ def _gradient_cpu(rows: Tensor, *arguments: Any) -> list[Tensor]:
     if library is None:
         return _gradient_reference(rows, *arguments)
     results = _gradient_fake(rows, *arguments)
-    addresses = [x.data_ptr() if want else 0 for x, want in zip(results, arguments[6], strict=True)]
-    of_pulled = None if arguments[4] is None else arguments[4].contiguous()
-    rows, sides, of_offset = rows.contiguous(), _contiguous(arguments[:4]), arguments[5].contiguous()
+    wanted = arguments[7]
+    if wanted[5]:  # by images, so that no two threads add to one number
+        results[5] = rows.new_empty(rows.shape[::2])
+    addresses = [x.data_ptr() if want else 0 for x, want in zip(results, wanted, strict=True)]
+    of_pulled = None if arguments[5] is None else arguments[5].contiguous()
+    rows, sides, of_offset = rows.contiguous(), _contiguous(arguments[:5]), arguments[6].contiguous()
     library.pull_lines_gradient(
         rows=rows.data_ptr(),
         lines=[_address(line) for line in sides],
@@ -141,6 +148,8 @@ def _gradient_cpu(rows: Tensor, *arguments: Any) -> list[Tensor]:
         of_lines=addresses[1:],
         **_common(rows),
     )
+    if wanted[5]:
+        results[5] = results[5].sum(0)
     return results
 
 
@@ -161,7 +170,7 @@ def _backward(ctx: Any, of_pulled: Tensor | None, of_offset: Tensor) -> tuple[Te
     return (*(x if want else None for x, want in zip(found, wanted, strict=True)), None)
 
 
-_LINES = "Tensor rows, Tensor? slope_p, Tensor? offset_p, Tensor? slope_n, Tensor? offset_n"
+_LINES = "Tensor rows, Tensor? slope_p, Tensor? offset_p, Tensor? slope_n, Tensor? offset_n, Tensor? shift"
 torch.library.define("verifix::pull_lines", f"({_LINES}, bool wants_rows) -> (Tensor, Tensor)")
 torch.library.define(
     "verifix::pull_lines_gradient", f"({_LINES}, Tensor? of_pulled, Tensor of_offset, bool[] wanted) -> Tensor[]"

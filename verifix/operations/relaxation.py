@@ -88,11 +88,12 @@ class Lines(Relaxation):
     def parallel(self) -> bool:  # type: ignore[override]
         return self.lower_slope is self.upper_slope
 
-    def below(self, rows: Tensor) -> Pulled:
-        return pull(rows, self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)
+    def below(self, rows: Tensor, shift: Tensor | None = None) -> Pulled:
+        """With a ``shift (*in)`` the result is about ``z - shift``."""
+        return pull(rows, self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset, shift)
 
-    def above(self, rows: Tensor) -> Pulled:
-        return pull(rows, self.upper_slope, self.upper_offset, self.lower_slope, self.lower_offset)
+    def above(self, rows: Tensor, shift: Tensor | None = None) -> Pulled:
+        return pull(rows, self.upper_slope, self.upper_offset, self.lower_slope, self.lower_offset, shift)
 
     def shared(self, rows: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """Both directions at once, for parallel lines: pulled rows, offset below, offset above."""
@@ -148,17 +149,20 @@ def pull(
     offset_p: Tensor | None,
     slope_n: Tensor | None,
     offset_n: Tensor | None,
+    shift: Tensor | None = None,
 ) -> Pulled:
-    """:func:`verifix.kernels.pull_lines` for ``rows (n or 1, r, *shape)`` and lines ``(n, *shape)``, in the order of
-    memory. At least one line is given."""
+    """:func:`verifix.kernels.pull_lines` for ``rows (n or 1, r, *shape)``, lines ``(n, *shape)`` and a shift
+    ``(*shape)``, in the order of memory. At least one line is given.
+    """
     lines = (slope_p, offset_p, slope_n, offset_n)
     n, shape = max(len(line) for line in lines if line is not None), rows.shape[2:]
     order = axes_in_memory(rows)
     rows = reorder(rows, 2, order)
     lain = rows.shape[2:]
     flat = flatten(rows, 2).expand(n, -1, -1)
-    sides = [None if line is None else flatten(reorder(line.expand(n, *shape), 1, order), 1) for line in lines]
-    pulled, offset = pull_lines(flat, *sides)
+    a, b, c, d = (None if line is None else flatten(reorder(line.expand(n, *shape), 1, order), 1) for line in lines)
+    lain_shift = None if shift is None else flatten(reorder(shift, 0, order), 0)
+    pulled, offset = pull_lines(flat, a, b, c, d, lain_shift)
     if pulled is None:
         return None, offset
     back = sorted(range(len(order)), key=order.__getitem__)

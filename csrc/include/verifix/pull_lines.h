@@ -1,9 +1,9 @@
 // Coefficient rows pulled back through lines, elementwise, and the gradient of that.
 //
-// Of rows (n, r, m) and lines (n, m) each:
-//   pulled = slope_p max(rows, 0) + slope_n min(rows, 0)                 (n, r, m)
-//   offset = sum over m of offset_p max(rows, 0) + offset_n min(rows, 0) (n, r)
-// Arrays are contiguous. A null line is zero; a null result is not wanted. A NaN in a row, or a zero times a line that is
+// Of rows (n, r, m), lines (n, m) each and a shift (m):
+//   pulled = slope_p max(rows, 0) + slope_n min(rows, 0)                                  (n, r, m)
+//   offset = sum over m of offset_p max(rows, 0) + offset_n min(rows, 0) + shift pulled   (n, r)
+// Arrays are contiguous. A null line or shift is zero; a null result is not wanted. A NaN in a row, or a zero times a line that is
 // not finite, makes NaN. In gradients a row's entry of zero is on the side of the positive ones.
 //
 // One image is the work of one thread, and sums have a fixed order: results are the same in every bit for every number of
@@ -21,6 +21,7 @@ namespace verifix {
 template <class T>
 struct LinesOfImages {
     const T *slope_p, *offset_p, *slope_n, *offset_n;
+    const T* shift;  // of all images
 };
 
 template <class T>
@@ -32,7 +33,8 @@ struct PullLines {
     T* offset;
 };
 
-// Gradients of the rows and of the lines, from those of the results; a null gradient of a result is zero.
+// Gradients of the rows, of the lines, and of the shift by images, (n, m), from those of the results; a null gradient of a
+// result is zero.
 template <class T>
 struct PullLinesGradient {
     std::int64_t n, r, m;
@@ -42,6 +44,7 @@ struct PullLinesGradient {
     const T* of_offset;
     T* of_rows;
     T *of_slope_p, *of_offset_p, *of_slope_n, *of_offset_n;
+    T* of_shift;
 };
 
 // T is float or double. Throw std::invalid_argument where a size is negative, there are more than 2^63 - 1 elements, rows
