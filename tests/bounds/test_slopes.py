@@ -46,6 +46,7 @@ SPELLINGS = {
         "interval", OptimisedSlopes(start="same", slopes="own", restarts=4, seed=9)
     ),
     "backward:optimised:steps=20:step=1e-05": Method("backward", OptimisedSlopes(20, 1e-5)),
+    "tight-smooth:step=1e20": Method("interval", OptimisedSlopes(step=1e20)),
     "interval:random": Method("interval", RandomSlopes()),
     "filtered:random:p=0.0:q=0.5:seed=2": Method("filtered", RandomSlopes(0.0, 0.5, 2)),
     "cap-ibp": Method("interval", "same"),

@@ -52,7 +52,9 @@ class _Seeded:
 
     def __str__(self) -> str:
         options = ((field, getattr(self, field.name)) for field in fields(self))
-        return ":".join([self.name, *(f"{field.name}={value}" for field, value in options if value != field.default)])
+        # of 1e+20 the sign would join methods
+        spelled = (f"{field.name}={value}".replace("e+", "e") for field, value in options if value != field.default)
+        return ":".join([self.name, *spelled])
 
 
 @dataclass(frozen=True)
