@@ -23,6 +23,7 @@ from verifix.bounds.slopes import uniform
 from verifix.certify import Margins
 from verifix.data import load
 from verifix.draws import Draws
+from verifix.errors import InvalidValue
 from verifix.graph import Graph, capture
 from verifix.operations import Lines, Nonlinear
 from verifix.sets import Ball, Union, Wasserstein
@@ -270,6 +271,18 @@ def test_gradients(method: str, parameters: bool, monkeypatch: pytest.MonkeyPatc
         assert gradcheck(lambda *_: loss(x), tuple(model.parameters()))
     else:
         assert gradcheck(loss, x.requires_grad_())
+
+
+def test_inference_mode_has_no_gradients_to_step_along() -> None:
+    graph, x, y, ball = problem()
+    with torch.inference_mode():
+        for method in ("interval:random", "tight-smooth:steps=0"):
+            vx.certify(graph, x, y, ball, method)
+        with pytest.raises(InvalidValue, match=r"take gradient steps.*use torch\.no_grad\(\) instead"):
+            vx.certify(graph, x, y, ball, "tight-smooth")
+        inside = ball.around(x.clone())
+    with torch.no_grad(), pytest.raises(InvalidValue, match=r"take gradient steps.*use torch\.no_grad\(\) instead"):
+        vx.bounds(graph, inside, "tight-smooth")
 
 
 def test_slopes_are_constants_to_gradients() -> None:

@@ -13,6 +13,7 @@ from verifix.bounds.backward import backward
 from verifix.bounds.slopes import OptimisedSlopes, uniform
 from verifix.bounds.tiles import inputs_recorded, rows_recorded
 from verifix.draws import Draws
+from verifix.errors import InvalidValue
 from verifix.graph import Graph, Node
 from verifix.operations import Nonlinear, Relaxation
 from verifix.operations.base import parameters_fixed
@@ -118,7 +119,13 @@ def _gradients(engine: Engine, name: str, rows: Tensor, shares: Shares) -> Share
 
     Where the rows of one input are more than the byte budget holds, its weights of the rows come first, and then the
     rows in parts.
+
+    Raises:
+        InvalidValue: in torch's inference mode, or of sets that were made in it: no gradients go through these.
     """
+    if torch.is_inference_mode_enabled() or engine.inputs.center.is_inference():
+        remedy = "its slopes take gradient steps, which torch.inference_mode() forbids: use torch.no_grad() instead"
+        raise InvalidValue("slopes", "optimised", remedy)
     at_once = rows_recorded(engine.graph, len(engine.inputs), rows.dtype, engine.memory)
     whole = rows.shape[1] <= at_once or torch.is_grad_enabled()
     parts = [rows] if whole else list(rows.split(at_once, 1))
