@@ -236,7 +236,7 @@ BAD_INPUT: dict[str, tuple[list[str], str]] = {
     "box upside down": (["--box", "1", "0"], "box"),
     "inputs outside the box": (["--data", "npz:normalised.npz", "--box", "0", "1"], "9 of 9 inputs outside the box"),
     "norm": (["--norm", "l7"], "choose one of linf, l2, l1"),
-    "method": (["--method", "magic"], "choose one of ibp, crown-ibp, cap, crown"),
+    "method": (["--method", "magic"], "choose one of ibp, crown-ibp, cap-ibp, tight-smooth, cap, crown"),
     "std is zero": (["--std", "0"], "std = [0.0]: every number must be finite and above 0"),
     "mean of other channels": (
         ["--mean", "0.5", "0.5"],

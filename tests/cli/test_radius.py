@@ -130,7 +130,7 @@ class TestDetect:
         (["--data", "mnist:nothing"], "nothing: no such folder"),
         (["--weights", "nothing.pth"], "weights = nothing.pth: no such file"),
         (["--norm", "l7"], "choose one of linf, l2, l1"),
-        (["--method", "magic"], "choose one of ibp, crown-ibp, cap, crown"),
+        (["--method", "magic"], "choose one of ibp, crown-ibp, cap-ibp, tight-smooth, cap, crown"),
         (["--box", "0", "0.5"], "inputs outside the box"),
         (["--memory", "1"], "memory = 1: this network needs at least"),
         (["--out", "networks.py"], "out = networks.py: is a file"),
