@@ -36,6 +36,7 @@ class TestTrain:
         [
             (("--landscape-every", "5", "--stages", "2"), "landscape-every = 5: goes with one network"),
             (("--landscape-every", "5", "--method", "pgd"), "method pgd trains at points that differ with every draw"),
+            (("--landscape-points", "5"), "landscape_points = 5: goes with --landscape-every"),
             (("--landscape-every", "0"), "no whole number of at least 1"),
             (("--landscape-every", "5", "--landscape-points", "1"), "landscape_points = 1: must be at least 2"),
         ],

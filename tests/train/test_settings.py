@@ -22,6 +22,11 @@ class TestRefused:
             ({"norm": "l3"}, "norm = 'l3': choose one of linf, l2, l1"),
             ({"box": (1, 0)}, "box"),
             ({"method": "caps"}, "method = 'caps': choose one of ibp"),
+            (
+                {"method": "caps"},
+                ".* by itself, one of none, gaussian, adre, adre-adv, smoothadv, fgsm, pgd, msd, worst, ",
+            ),
+            ({"method": "ibp+pgd"}, "method = 'pgd': .* by itself, one of .*pgd"),
             ({"method": "none"}, "eps = 0.1: method none trains without perturbations"),
             ({"epochs": 0}, "epochs = 0: must be at least 1"),
             ({"batch": 0}, "batch = 0: must be at least 1"),

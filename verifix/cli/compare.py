@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifix.cli import options
-from verifix.cli.train import add_landscape, add_shared
+from verifix.cli.train import add_landscape, add_shared, landscape_of
 from verifix.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -191,7 +191,6 @@ def _work(args: argparse.Namespace, comparison: Comparison, data: Dataset, test:
     def on_trained(cell: Cell, history: Sequence[Epoch]) -> None:
         training_curves(folder / cell.name / "train" / "curves.png", history)
 
-    landscape = {name: value for name, value in vars(args).items() if name.startswith("landscape_")}
     about = options.settings_of_model(args)
     del about["seed"]  # each cell has its own
     return Work(
@@ -205,7 +204,7 @@ def _work(args: argparse.Namespace, comparison: Comparison, data: Dataset, test:
         checkpoint_seconds=args.checkpoint_seconds,
         about=about,
         sources={**options.sources_of_model(args, data), "test_data": args.test_data},
-        landscape={} if args.landscape_every is None else landscape,
+        landscape=landscape_of(args),
         on_trained=on_trained,
     )
 

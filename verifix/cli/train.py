@@ -36,9 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--method",
         default="cap",
-        help="none (standard training), ibp, crown-ibp, cap, crown, or choices such as filtered:same; several joined "
-        "by + (default: cap); for randomized smoothing gaussian, adre, adre-adv, smoothadv, see --sigma; for "
-        "adversarial training fgsm, pgd, and over unions msd, worst, augmentation, see --union",
+        help="none (standard training), ibp, crown-ibp, cap-ibp, tight-smooth, cap, crown, or choices such as "
+        "interval:random:p=0:q=0.5; several joined by + (default: cap); for randomized smoothing gaussian, adre, "
+        "adre-adv, smoothadv, see --sigma; for adversarial training fgsm, pgd, and over unions msd, worst, "
+        "augmentation, see --union",
     )
     options.add_estimator(parser)
     options.add_memory(parser, default=1 << 30)
@@ -268,7 +269,6 @@ def add_landscape(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--landscape-points",
         type=options.positive,
-        default=10,
         metavar="K",
         help="steps of 0.5 to 5 learning rates, beside 0 and 1 (default: 10); each costs two gradients of the batch, "
         "one once eps is reached",
@@ -278,6 +278,26 @@ def add_landscape(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="measure with fresh random slopes or projections at every step too, for as much again",
     )
+
+
+def landscape_of(args: argparse.Namespace) -> dict[str, Any]:
+    """How to measure the landscape, by the names that :func:`verifix.train.train` has; nothing where it is not.
+
+    Raises:
+        InvalidValue: how to measure, and not when.
+    """
+    from verifix.train.landscape import POINTS
+
+    if args.landscape_every is None:
+        for name in ("landscape_points", "landscape_fresh"):
+            if getattr(args, name):
+                raise InvalidValue(name, getattr(args, name), "goes with --landscape-every N: give that as well")
+        return {}
+    return {
+        "landscape_every": args.landscape_every,
+        "landscape_points": POINTS if args.landscape_points is None else args.landscape_points,
+        "landscape_fresh": args.landscape_fresh,
+    }
 
 
 def run(args: argparse.Namespace) -> int:
@@ -293,12 +313,12 @@ def run(args: argparse.Namespace) -> int:
     from verifix.train import train
     from verifix.train.distributed import Group, joined
 
-    settings = _settings(args)
+    settings, landscape = _settings(args), landscape_of(args)
     with joined(args.device) as args.device:
         device = options.apply_common(args)
         data = options.load_data(args, split="train")
         if args.stages > 1:
-            if args.landscape_every is not None:
+            if landscape:
                 raise InvalidValue("landscape-every", args.landscape_every, "goes with one network: leave --stages out")
             from verifix.cli.train_cascade import run_cascade
 
@@ -315,14 +335,12 @@ def run(args: argparse.Namespace) -> int:
                 out=args.out,
                 resume=args.resume,
                 checkpoint_seconds=args.checkpoint_seconds,
-                landscape_every=args.landscape_every,
-                landscape_points=args.landscape_points,
-                landscape_fresh=args.landscape_fresh,
                 saved=inner(model),
                 about=options.settings_of_model(args),
                 sources=options.sources_of_model(args, data),
                 progress=progress,
                 on_epoch=_curves(Path(args.out) / "curves.png"),
+                **landscape,
             )
         if Group.current(device).first:
             training_curves(Path(args.out) / "curves.png", result.history)
@@ -349,8 +367,7 @@ def _curves(path: Path) -> Callable[[Sequence[Epoch]], None]:
 def _settings(args: argparse.Namespace) -> TrainSettings:
     """The arguments that decide the result; each has the name of its setting."""
     from verifix.train import TrainSettings
-    from verifix.train.checks import OVER_UNIONS
-    from verifix.train.settings import SMOOTHING, STANDARD
+    from verifix.train.checks import OVER_UNIONS, SMOOTHING, STANDARD
 
     if args.eps is None and args.method not in (STANDARD, *SMOOTHING, *OVER_UNIONS):
         raise InvalidValue("eps", None, "name the radius to train for, such as --eps 0.1 (or --method none)")

@@ -13,13 +13,14 @@ from verifix.bounds import parse_method
 from verifix.bounds.method import exact_methods
 from verifix.errors import InvalidType, InvalidValue
 from verifix.train import TrainSettings
-from verifix.train.checks import OVER_UNIONS
-from verifix.train.settings import SMOOTHING, STANDARD
+from verifix.train.checks import OVER_UNIONS, SMOOTHING, STANDARD
 
 CERTIFY_METHOD = "ibp+crown-ibp+cap-ibp+interval:zero+interval:one+tight-smooth:restarts=4+crown+cap"
 """Every bound of the engine, with little search; cheapest first."""
 OF_CELLS = ("method", "eps", "eps_test", "seed")
 """The settings of training that a comparison fills in itself."""
+OF_ALL = ("norm", "box")
+"""Those that no method has of its own: what networks are certified and attacked in is the same for all."""
 WITHOUT_BOUNDS = (STANDARD, "fgsm", "pgd")
 """The methods of training that may be compared and go by no bound."""
 OF_BOUNDS = ("beta", "kappa", "l1", "eps_warmup", "regulariser", "regulariser_tolerance")
@@ -131,6 +132,8 @@ class Comparison:
 
     def _cell(self, method: str, eps: float, eps_train: float, seed: int) -> Cell:
         name, own = split_method(method)
+        if not name:
+            raise InvalidValue("methods", ", ".join(self.methods), "has an empty name: write one between two commas")
         if name in SMOOTHING:
             remedy = "trains for randomized smoothing, whose certificates are of another kind: use verifix smooth"
             raise InvalidValue("methods", name, remedy)
@@ -139,6 +142,9 @@ class Comparison:
         for option in own:
             if option in OF_CELLS:
                 raise InvalidValue("methods", method, f"{option} differs from cell to cell: leave it out")
+            if option in OF_ALL:
+                remedy = f"{option} is that of the test, the same for all: give it for the whole comparison"
+                raise InvalidValue("methods", method, remedy)
         if not eps > 0:
             raise InvalidValue("eps", eps, "must be above 0")
         if name != STANDARD and not eps_train >= eps:

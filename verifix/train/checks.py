@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from verifix.bounds import parse_method
+from verifix.bounds import NAMED, Estimator, parse_method
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets import Union
 
@@ -16,7 +16,22 @@ ADVERSARIAL = ("fgsm", "pgd", "msd", "worst", "augmentation")
 """The methods that train at the points that an attack finds, see :mod:`verifix.train.adversarial`; no bounds."""
 OVER_UNIONS = ("msd", "worst", "augmentation")
 """Those of them whose attacks are on a union of balls."""
+STANDARD = "none"
+"""The method of standard training: plain cross-entropy, no bounds."""
+SMOOTHING = ("gaussian", "adre", "adre-adv", "smoothadv")
+"""The methods that train under noise for randomized smoothing, see :mod:`verifix.train.smoothing`; no bounds."""
 Values = dict[str, object]
+
+
+def check_bounds(settings: TrainSettings, estimator: Estimator) -> None:
+    """The bounds of a method that is none of the others: ``method``, and whether ``estimator`` is for it."""
+    for name in settings.method.split("+"):
+        if ":" not in name and name.strip().lower() not in NAMED:
+            alone = ", ".join((STANDARD, *SMOOTHING, *ADVERSARIAL))
+            bounds = f"{', '.join(NAMED)} or 'intermediate:slopes', or several joined by '+'"
+            remedy = f"choose one of {bounds}; or, by itself, one of {alone}"
+            raise InvalidValue("method", repr(name.strip()), remedy)
+    parse_method(settings.method, estimator)
 
 
 def check_objective(settings: TrainSettings) -> Values:

@@ -14,7 +14,10 @@ from verifix.sets.base import Norm
 from verifix.train.batch_norm import BatchNormMode
 from verifix.train.checks import (
     ADVERSARIAL,
+    SMOOTHING,
+    STANDARD,
     check_adversarial,
+    check_bounds,
     check_objective,
     check_ramp,
     check_smoothing,
@@ -29,10 +32,6 @@ from verifix.train.schedules import EpsSchedule, LearningRateSchedule, eps_at, l
 Optimiser = Literal["adam", "sgd"]
 DEFAULT_MEMORY = 1 << 30
 """Fixed, and no share of what is free: how a batch is cut is part of what training gives, to the last bit."""
-STANDARD = "none"
-"""The method of standard training: plain cross-entropy, no bounds."""
-SMOOTHING = ("gaussian", "adre", "adre-adv", "smoothadv")
-"""The methods that train under noise for randomized smoothing, see :mod:`verifix.train.smoothing`; no bounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +205,7 @@ class TrainSettings:
             remedy = f"method {self.method} has nothing to estimate: leave it out"
             raise InvalidValue("estimator", self.estimator, remedy)
         if self.bounded:
-            parse_method(self.method, estimator)
+            check_bounds(self, estimator)
         self._take(check_objective(self))
         self._take(check_ramp(self))
 
