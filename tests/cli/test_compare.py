@@ -199,6 +199,31 @@ class TestDiverged:
         assert (place / "run" / "crown-ibp_lr=1e30-0.05-0" / "cell.json").stat().st_mtime_ns == stamp
 
 
+class TestTable:
+    def test_cuts_nothing_in_eighty_columns(
+        self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        methods = "ibp(optimiser='sgd', lr=1e-9),tight-smooth:slopes=own:start=same"
+        options = ["--methods", methods, "--eps", "8/255", "--seeds", "0,1", "--epochs", "1"]
+        done = verifix(*compare(*options))
+        assert done.status == 0
+        assert "…" not in done.out
+        assert {"standard", "verified", "0.03137"} <= set(done.out.split())
+
+    @pytest.mark.parametrize(
+        ("methods", "note"),
+        [
+            ("ibp,cap", "No examples were held out to choose an epoch by: it is the last one that was tested; the"),
+            ("ibp,cap(validation=9)", "held out of the training set (of ibp, which held out none, the last one); the"),
+        ],
+    )
+    def test_says_which_epoch(self, verifix: Callable[..., Any], place: Path, methods: str, note: str) -> None:
+        assert verifix(*compare("--methods", methods, "--validation", "0")).status == 0
+        assert note in (place / "run" / "table.md").read_text()
+        assert cells(place / "run")["ibp-0.05-0"]["best_epoch"] == 2
+
+
 class TestBroken:
     def test_is_loud(self, verifix: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """With margins that are made up, so that everything is certified."""

@@ -80,10 +80,13 @@ def show_comparison(work: Work, results: Results) -> None:
     """Print the table, and what diverged on stderr."""
     table = Table(title=Text(str(work.folder)), title_justify="left")
     for name in SHORT:
-        table.add_column(name, justify="left" if name == SHORT[0] else "right", no_wrap=name == SHORT[0])
+        is_method = name == SHORT[0]
+        width = 12 if is_method else 8 if name.endswith("%") else 7  # in 80 columns no word and no number is cut
+        table.add_column(name, justify="left" if is_method else "right", overflow="fold", min_width=width)
     for row in rows_of_groups(results):
         named = dict(zip(HEADER, row, strict=True))
-        table.add_row(*(Text(named[name]) for name in SHORT))
+        named["eps"] = f"{float(named['eps']):.4g}"
+        table.add_row(*(Text(named[name].replace(" ± ", "\n± ")) for name in SHORT))
     table.caption, table.caption_justify = (
         Text(f"all columns, single seeds and notes: {work.folder / 'table.md'}"),
         "left",

@@ -171,15 +171,24 @@ def _notes(work: Work) -> list[str]:
     box = f" within [{first.box[0]:g}, {first.box[1]:g}]" if first.box else ""
     attack = f"PGD: {comparison.attack_steps} steps of eps / 4 from the input"
     if comparison.attack_restarts > 1:
-        attack += f", then from random points of the ball ({comparison.attack_restarts - 1} times)"
+        times = comparison.attack_restarts - 1
+        attack += f", then {'once' if times == 1 else f'{times} times'} from a random point of the ball"
     return [
         f"Errors on {len(work.test)} test inputs, in {first.norm} balls{box}; mean ± deviation over seeds.",
         f"Verified: without a certificate by {comparison.certify_method}, or by training's own bound; "
         "own bound: by that alone.",
         f"{attack}.",
-        "The best epoch was chosen on examples held out of the training set; the test set was used once.",
+        f"{_choice(work)}; the test set was used once.",
         "Seconds are of one process; peak memory is that of the process while it trained (on a GPU, of tensors).",
     ]
+
+
+def _choice(work: Work) -> str:
+    chosen = "The best epoch was chosen on examples held out of the training set"
+    blind = [cell.method for cell in work.comparison.cells if not cell.settings.validation]
+    if len(blind) == len(work.comparison.cells):
+        return "No examples were held out to choose an epoch by: it is the last one that was tested"
+    return f"{chosen} (of {', '.join(dict.fromkeys(blind))}, which held out none, the last one)" if blind else chosen
 
 
 def _shown(

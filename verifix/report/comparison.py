@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from verifix.report.style import BLUE, GREEN, ORANGE, new_figure, write_figure
 
 _ERRORS = {"standard": ("standard", BLUE), "attacked": ("under attack (PGD)", ORANGE), "verified": ("verified", GREEN)}
 _WIDTH = 0.26
+_LETTERS = 13
+"""Of a line of a name, if it can be broken."""
 
 
 def comparison_picture(path: Path, results: Mapping[Cell, CellResult | None]) -> None:
@@ -25,14 +28,16 @@ def comparison_picture(path: Path, results: Mapping[Cell, CellResult | None]) ->
 
     radii = list(dict.fromkeys(cell.eps for cell in results))
     methods = list(dict.fromkeys(cell.method for cell in results))
-    figure = new_figure(max(5.5, len(radii) * (1.2 + 0.85 * len(methods))), 4.4)
+    names = [_folded(method) for method in methods]
+    width = max(0.85, *(0.09 * len(line) for name in names for line in name.splitlines()))  # of a method, in inches
+    figure = new_figure(max(5.5, len(radii) * (1.2 + width * len(methods))), 4.4)
     panels = figure.subplots(1, len(radii), sharey=True, squeeze=False)[0]
     for panel, eps in zip(panels, radii, strict=True):
         panel.set_title(f"eps {eps:.4g}", fontsize="medium")
         for place, method in enumerate(methods):
             group = [result for cell, result in results.items() if (cell.method, cell.eps) == (method, eps)]
             _draw_group(panel, place, [result for result in group if result is not None])
-        panel.set_xticks(range(len(methods)), [_folded(method) for method in methods], fontsize="small")
+        panel.set_xticks(range(len(methods)), names, fontsize="small")
         panel.set_xlim(-0.6, len(methods) - 0.4)
         panel.grid(axis="y", alpha=0.3)
         panel.set_axisbelow(True)
@@ -67,8 +72,16 @@ def _rates(results: Sequence[CellResult], name: str) -> list[float]:
 
 
 def _folded(method: str) -> str:
-    """A long name on several lines."""
-    return method.replace("(", "\n(").replace(":", ":\n").replace("+", "+\n")
+    """A long name on several lines: its settings below it, broken where one ends."""
+    name, bracket, rest = method.partition("(")
+    lines = []
+    for part in filter(None, (name, bracket + rest)):
+        lines.append("")
+        for piece in re.split(r"(?<=[,:+])", part):
+            if lines[-1] and len(lines[-1] + piece.rstrip()) > _LETTERS:
+                lines.append("")
+            lines[-1] += piece if lines[-1] else piece.lstrip()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _add_legend(figure: Any) -> None:

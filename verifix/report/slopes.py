@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 # of each slope first where |l| > |u|: gray, purple, yellow, each dark and light
 _COLOURS = ("#777777", "#CCCCCC", "#CC79A7", "#EBCADB", "#E69F00", "#F7DC9C")
+
+
+_LETTERS = 32
+"""Of a line of a name, above a column."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def slopes_figure(runs: Sequence[SlopeShares], title: str = "") -> Figure:
         else:
             columns = [averaged(column) for column in run.shares.T]
             upper.stackplot(position, *columns, colors=_COLOURS, labels=labels, linewidth=0)
+            if not np.isfinite(run.shares).all(axis=1).any():
+                upper.text(0.5, 0.5, "no unit is unstable", ha="center", va="center", transform=upper.transAxes)
         for number, (layer, fractions) in enumerate(run.unstable.items()):
             colour = CLASSES[number % len(CLASSES)]
             lower.plot(position, averaged(fractions), color=colour, linewidth=1.2, label=f"layer {layer}")
@@ -78,7 +85,7 @@ def slopes_figure(runs: Sequence[SlopeShares], title: str = "") -> Figure:
                 axes.axvline(run.ramp_end, color="black", linestyle=":", linewidth=1)
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        upper.set_title(run.name, fontsize="medium")
+        upper.set_title(textwrap.fill(run.name, _LETTERS, break_on_hyphens=False), fontsize="medium")
         lower.grid(alpha=0.3)
         lower.set_xlabel("epoch")
     places[0, 0].set_ylabel("of unstable units")
