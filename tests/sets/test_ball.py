@@ -136,6 +136,7 @@ def test_hull_is_the_extremes_of_every_coordinate(case: Case) -> None:
     low, high = sets.extrema(units)
     torch.testing.assert_close(lower, low, rtol=0, atol=1e-13)
     torch.testing.assert_close(upper, high, rtol=0, atol=1e-13)
+    torch.testing.assert_close(sets.least(case.rows), -sets.support(-case.rows), rtol=0, atol=1e-12)
     assert (lower <= case.x).all()
     assert (case.x <= upper).all()
 

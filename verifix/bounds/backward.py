@@ -165,7 +165,7 @@ def _concretise(inputs: InputSet, forms: Forms, low: Tensor, high: Tensor | None
         smallest, largest = inputs.extrema(forms.lower)
         return low + smallest, None if high is None else high + largest
     if forms.lower is not None:
-        low = low - inputs.support(-forms.lower)
+        low = low + inputs.least(forms.lower)
     if forms.upper is not None and high is not None:
         high = high + inputs.support(forms.upper)
     return low, high

@@ -111,7 +111,7 @@ class NativePass:
             )  # fmt: skip
             forms = unfold(self.plan.input.unpack(fold(packed), self.graph.input_shape), packed)
             if high is None:
-                lows.append(low - self.inputs.support(-forms))
+                lows.append(low + self.inputs.least(forms))
             else:
                 smallest, largest = self.inputs.extrema(forms)
                 lows.append(low + smallest)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets.base import InputSet, Norm, NormBall, check_box, check_like, check_points
-from verifix.sets.box import box_extrema
+from verifix.sets.box import box_extrema, box_least
 from verifix.sets.project import project_l1, project_l2, project_linf
 from verifix.sets.support import l1_box_support, l2_box_support, scaled_problem
 from verifix.tensors import contract
@@ -170,6 +170,9 @@ class LpBall(InputSet):
         middle = contract(rows, self._center)
         spread = self._dual_norm(rows)
         return middle - spread, middle + spread
+
+    def least(self, rows: Tensor) -> Tensor:
+        return box_least(rows, *self.hull()) if self.norm == "linf" else super().least(rows)
 
     def support(self, rows: Tensor) -> Tensor:
         if self.box is None or self.norm == "linf":

@@ -87,6 +87,10 @@ class InputSet(ABC):
         """The sets as balls of one norm without a box, or such balls that hold them; None where there are none."""
         return None
 
+    def least(self, rows: Tensor) -> Tensor:
+        """``min <row, x>`` over each set, ``(n, r)``."""
+        return -self.support(-rows)
+
     def extrema(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """``min`` and ``max`` of ``<row, x>`` over each set, both ``(n, r)``."""
         return -self.support(-rows), self.support(rows)

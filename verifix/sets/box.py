@@ -51,6 +51,9 @@ class Box(InputSet):
     def extrema(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return box_extrema(rows, self.lower, self.upper)
 
+    def least(self, rows: Tensor) -> Tensor:
+        return box_least(rows, self.lower, self.upper)
+
     def support(self, rows: Tensor) -> Tensor:
         return self.extrema(rows)[1]
 
@@ -79,6 +82,13 @@ class Box(InputSet):
 
     def __repr__(self) -> str:
         return f"Box(n={len(self)}, shape={self.shape})"
+
+
+def box_least(rows: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Minimum of ``<row, x>`` over a box, in one sweep: ``(n, r)``."""
+    order = axes_in_memory(rows)
+    flat, low, high = (flatten(reorder(x, lead, order), lead) for x, lead in ((rows, 2), (lower, 1), (upper, 1)))
+    return pull_lines(flat.expand(len(low), -1, -1), None, low, None, high)[1]
 
 
 def box_extrema(rows: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
