@@ -10,7 +10,7 @@ BUILT_FROM := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 SUITABLE := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(SUITABLE)' 2>/dev/null && echo $$p && break; done)
 SANITIZED := build/sanitize
-TORCH_FREE := $(addprefix tests/kernels/test_, plan_native.py plan_forward_native.py abs_median_numpy.py pull_lines_numpy.py noise_numpy.py sinkhorn_numpy.py \
+TORCH_FREE := $(addprefix tests/kernels/test_, plan_native.py plan_forward_native.py abs_median_numpy.py pull_lines_numpy.py narrow_adjoint_numpy.py noise_numpy.py sinkhorn_numpy.py \
 	conjugate_sinkhorn_numpy.py transport_linear_numpy.py transport_project_numpy.py interval_image_numpy.py)
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS)
 

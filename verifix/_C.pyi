@@ -41,6 +41,21 @@ def pull_lines_gradient(
     threads: int,
     isa: str,
 ) -> None: ...
+def narrow_adjoint(
+    *, shape: tuple[int, ...], rows: int, weight: int, result: int, dtype: str, threads: int, isa: str
+) -> None: ...
+def narrow_adjoint_gradient(
+    *,
+    shape: tuple[int, ...],
+    rows: int,
+    weight: int,
+    of_result: int,
+    of_rows: int,
+    of_weight: int,
+    dtype: str,
+    threads: int,
+    isa: str,
+) -> None: ...
 
 class NoiseNames:
     """Which samples: of the inputs with these numbers, with d coordinates each."""

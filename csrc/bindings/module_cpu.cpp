@@ -15,6 +15,7 @@
 #include "verifix/clopper_pearson.h"
 #include "verifix/isa.h"
 #include "verifix/parallel.h"
+#include "verifix/narrow_adjoint.h"
 #include "verifix/pull_lines.h"
 #include "verifix/votes.h"
 
@@ -113,6 +114,32 @@ void pull_lines_gradient(std::int64_t n, std::int64_t r, std::int64_t m, Address
     });
 }
 
+NarrowShape narrow_shape(const std::array<std::int64_t, 13>& s) {
+    return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12]};
+}
+
+void narrow_adjoint(const std::array<std::int64_t, 13>& shape, Address rows, Address weight, Address result,
+                    const std::string& dtype, int threads, const std::string& isa) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        narrow_adjoint_cpu(NarrowAdjoint<T>{narrow_shape(shape), reinterpret_cast<const T*>(rows),
+                                            reinterpret_cast<const T*>(weight), reinterpret_cast<T*>(result)},
+                           threads, isa_named(isa));
+    });
+}
+
+void narrow_adjoint_gradient(const std::array<std::int64_t, 13>& shape, Address rows, Address weight, Address of_result,
+                             Address of_rows, Address of_weight, const std::string& dtype, int threads, const std::string& isa) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        narrow_adjoint_gradient_cpu(
+            NarrowAdjointGradient<T>{narrow_shape(shape), reinterpret_cast<const T*>(rows), reinterpret_cast<const T*>(weight),
+                                     reinterpret_cast<const T*>(of_result), reinterpret_cast<T*>(of_rows),
+                                     reinterpret_cast<T*>(of_weight)},
+            threads, isa_named(isa));
+    });
+}
+
 struct CpuTransportProject {
     template <class T>
     static void project_plan(const ProjectPlan<T>& job, int threads, const std::string& isa) {
@@ -182,6 +209,11 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("pull_lines_gradient", &pull_lines_gradient, py::kw_only(), py::arg("n"), py::arg("r"), py::arg("m"), py::arg("rows"),
           py::arg("lines"), py::arg("of_pulled"), py::arg("of_offset"), py::arg("of_rows"), py::arg("of_lines"), py::arg("dtype"),
           py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+    m.def("narrow_adjoint", &narrow_adjoint, py::kw_only(), py::arg("shape"), py::arg("rows"), py::arg("weight"), py::arg("result"),
+          py::arg("dtype"), py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+    m.def("narrow_adjoint_gradient", &narrow_adjoint_gradient, py::kw_only(), py::arg("shape"), py::arg("rows"), py::arg("weight"),
+          py::arg("of_result"), py::arg("of_rows"), py::arg("of_weight"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
+          py::call_guard<py::gil_scoped_release>());
     bind_transport_project<CpuTransportProject, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_plans(m);
     bind_interval_image<CpuIntervalImage, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
+from verifix.kernels.narrow_adjoint import expressible, narrow_adjoint, narrow_adjoint_gradient
 from verifix.operations.base import Shape
 
 
@@ -26,6 +27,8 @@ def strided_adjoint(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape,
 class _StridedAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, rest: Shape) -> Tensor:
+        if expressible(rows, weight):
+            return narrow_adjoint(rows, weight, stride, padding, _size(rows, weight, stride, padding, rest))
         return _by_remainders(rows, weight, stride, padding, rest)
 
     @staticmethod
@@ -36,6 +39,10 @@ class _StridedAdjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
+        if expressible(rows, weight) and not torch.is_grad_enabled():  # once: not to be differentiated again
+            wanted = ctx.needs_input_grad[:2]
+            found = narrow_adjoint_gradient(rows, weight, gradient, ctx.stride, ctx.padding, wanted)
+            return *found, None, None, None
         of_rows = of_weight = None
         if ctx.needs_input_grad[0]:
             of_rows = F.conv2d(gradient, weight, None, ctx.stride, ctx.padding)
@@ -56,8 +63,7 @@ def _by_remainders(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, 
         rows.contiguous(memory_format=last), together.contiguous(memory_format=last), None, 1, [t - 1 for t in taps]
     )
     by_remainder = sums.permute(0, 2, 3, 1).unflatten(3, (*stride, inputs))
-    size = [(h - 1) * s + k - 2 * p + r for h, s, k, p, r in
-            zip(rows.shape[2:], stride, kernel, padding, rest, strict=True)]  # fmt: skip
+    size = _size(rows, weight, stride, padding, rest)
     places_h, places_w = (
         [_places(remainder, *axis) for remainder in range(axis[0])]
         for axis in zip(stride, padding, size, sums.shape[2:], strict=True)
@@ -71,6 +77,12 @@ def _by_remainders(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, 
         out[:, to_h, to_w] = by_remainder[:, from_h, from_w, a, b]
     # one channel lies first and last; convolutions are faster where strides say first
     return out.reshape(count, 1, *size) if inputs == 1 else out.permute(0, 3, 1, 2)
+
+
+def _size(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, rest: Shape) -> Shape:
+    """Height and width of the result."""
+    axes = zip(rows.shape[2:], stride, weight.shape[2:], padding, rest, strict=True)
+    return tuple((h - 1) * s + k - 2 * p + r for h, s, k, p, r in axes)
 
 
 def _places(remainder: int, stride: int, padding: int, size: int, sums: int) -> tuple[slice, slice]:

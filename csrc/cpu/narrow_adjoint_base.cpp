@@ -1,0 +1,2 @@
+#define VERIFIX_ISA_NAMESPACE base
+#include "narrow_adjoint.inl"
