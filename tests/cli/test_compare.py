@@ -209,6 +209,7 @@ class TestTable:
         done = verifix(*compare(*options))
         assert done.status == 0
         assert "…" not in done.out
+        assert all(len(line) <= 80 and line[-1] in "│┃┓┩┘" for line in done.out.splitlines() if line[0] in "│┃┏┡└")
         assert {"standard", "verified", "0.03137"} <= set(done.out.split())
 
     @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -79,14 +79,13 @@ def _line(cell: Cell, result: CellResult) -> str:
 def show_comparison(work: Work, results: Results) -> None:
     """Print the table, and what diverged on stderr."""
     table = Table(title=Text(str(work.folder)), title_justify="left")
-    for name in SHORT:
-        is_method = name == SHORT[0]
-        width = 12 if is_method else 8 if name.endswith("%") else 7  # in 80 columns no word and no number is cut
-        table.add_column(name, justify="left" if is_method else "right", overflow="fold", min_width=width)
-    for row in rows_of_groups(results):
-        named = dict(zip(HEADER, row, strict=True))
-        named["eps"] = f"{float(named['eps']):.4g}"
-        table.add_row(*(Text(named[name].replace(" ± ", "\n± ")) for name in SHORT))
+    rows = [_cells(row) for row in rows_of_groups(results)]
+    table.add_column(SHORT[0], overflow="fold")
+    for name, *cells in zip(SHORT[1:], *(row[1:] for row in rows), strict=True):
+        lines = [*name.split(), *(line for cell in cells for line in cell.splitlines())]
+        table.add_column(name, justify="right", width=max(map(len, lines)))  # so that no number is cut in 80 columns
+    for row in rows:
+        table.add_row(*map(Text, row))
     table.caption, table.caption_justify = (
         Text(f"all columns, single seeds and notes: {work.folder / 'table.md'}"),
         "left",
@@ -94,3 +93,10 @@ def show_comparison(work: Work, results: Results) -> None:
     Console().print(table)
     for message in messages(results):
         print(f"verifix: note: {message}", file=sys.stderr)
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    """What a terminal has room for of a row: deviations below their means, and radii in short."""
+    named = dict(zip(HEADER, row, strict=True))
+    named["eps"] = f"{float(named['eps']):.4g}"
+    return [named[name].replace(" ± ", "\n± ") for name in SHORT]

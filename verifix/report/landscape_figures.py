@@ -72,6 +72,9 @@ def draw_landscape(
     if not wanted or not runs:
         raise InvalidValue("pictures", "none", f"choose some of {', '.join(PICTURES)}")
     names = labels(runs)
+    for name, run in zip(names, runs, strict=True):
+        if names.count(name) > 1:
+            raise InvalidValue("run", run.folder, "is there twice: leave one of the two out")
     figures: dict[str, tuple[Figure, Any]] = {}
     left_out: dict[str, str] = {}
     means: dict[str, dict[str, float | None]] = {}
