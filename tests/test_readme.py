@@ -52,6 +52,18 @@ def test_the_python_of_training() -> None:
 
 
 @pytest.mark.slow
+def test_the_comparison_and_its_landscape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = section("Train a network that can be certified")
+    for line in re.findall(r"^verifix (compare|landscape) (.*)$", text, re.MULTILINE):
+        assert main([line[0], *shlex.split(line[1])]) == 0, line
+    cells = json.loads((tmp_path / "compared/summary.json").read_text())["cells"]
+    assert [cell["status"] for cell in cells] == ["done"] * 3
+    assert min(cell["verified_error"] for cell in cells) < 0.5
+    assert (tmp_path / "landscape/tightness.png").exists()
+
+
+@pytest.mark.slow
 def test_the_transcript_of_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train = blocks(section("Train a network that can be certified"))[0].splitlines()[0]
