@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import doctest
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -59,6 +60,12 @@ def test_commands_have_options_that_there_are(path: Path) -> None:
 def test_options_are_some_command_s(path: Path) -> None:
     found = re.findall(r"`(--[a-z][a-z0-9-]*)", path.read_text(encoding="utf-8"))
     assert set(found) <= options(build_parser()), path
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_names_are_there(path: Path) -> None:
+    for name in set(re.findall(r"`(verifix(?:\.[A-Za-z_]+)+)[`(:]", path.read_text(encoding="utf-8"))):
+        assert pkgutil.resolve_name(name) is not None, name
 
 
 def test_there_are_some() -> None:

@@ -76,8 +76,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """Add the options that every method has."""
-    _add_objective(parser.add_argument_group("certified training"))
-    _add_start(parser.add_argument_group("short certified training"))
+    certified = parser.add_argument_group("certified training")
+    _add_objective(certified)
+    _add_start(certified)
     _add_schedule(parser.add_argument_group("schedule"))
     _add_optimiser(parser.add_argument_group("optimiser"))
     _add_validation(parser.add_argument_group("validation"))
