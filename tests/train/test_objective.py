@@ -267,3 +267,11 @@ class TestLinearEnd:
     def test_standard_training_asks_for_no_such_end(self) -> None:
         model = nn.Sequential(network(), nn.Sigmoid())
         vx.train.train(model, digits(), settings(method="none", eps=0.0, epochs=1))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_labels_are_one_for_each_input(count: int) -> None:
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.zeros(4, 2), torch.zeros(count, dtype=torch.int64)
+    with pytest.raises(InvalidValue, match=f"^y = {count} labels: pass one for each of the 4 inputs"):
+        robust_logits(vx.capture(model, x), y, vx.Ball("linf", eps=0.1).around(x), "ibp")

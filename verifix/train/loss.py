@@ -33,8 +33,8 @@ def robust_logits(
         memory: byte budget of the rows of a pass; what autograd keeps is not bounded by it.
 
     Raises:
-        InvalidValue: labels that are no classes, an estimator that does not fit the sets, no method, a weight that is
-            not within [0, 1].
+        InvalidValue: labels that are no classes or not one for each input, an estimator that does not fit the sets, no
+            method, a weight that is not within [0, 1].
     """
     return bounded_logits(graph, y, inputs, method, beta=beta, memory=memory)[0]
 
@@ -46,6 +46,8 @@ def bounded_logits(
     if not 0 <= beta <= 1:
         raise InvalidValue("beta", beta, "must lie within [0, 1]")
     specification = Margins(y, graph.shape[0])
+    if len(y) != len(inputs):
+        raise InvalidValue("y", f"{len(y)} labels", f"pass one for each of the {len(inputs)} inputs")
     rows = specification.rows(slice(None), inputs.center)
     first, *others = parse_method(method) if beta else (IBP,)
     engine = Engine(graph, inputs, first, memory=memory, rounding=False)
