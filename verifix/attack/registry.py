@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -12,6 +11,7 @@ from verifix.attack.base import Attack
 from verifix.attack.unions import MultiSteepestDescent, WorstOf
 from verifix.errors import InvalidType, InvalidValue
 from verifix.sets.ball import NORMS
+from verifix.spelling import name_and_settings, split_outside
 
 ATTACKS: dict[str, str] = {
     "apgd": "apgd:APGD",
@@ -78,7 +78,7 @@ def parse_attacks(
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
     named: dict[str, Attack] = {}
-    for part in _split(text):
+    for part in split_outside(text, "+"):
         name, settings = _parse(part)
         attacks = {part: make_attack(name, settings, given)} if name != STANDARD else _standard(part, settings, norm)
         for label, attack in attacks.items():
@@ -86,7 +86,7 @@ def parse_attacks(
                 raise InvalidValue("attack", text, f"names {label} twice")
             for_unions = isinstance(norm, str) or isinstance(attack, (MultiSteepestDescent, WorstOf))
             named[label] = attack if for_unions else WorstOf(attacks=(attack,))
-    kinds = {kind for label, attack in named.items() if label in _split(text) for kind in _kinds(attack)}
+    kinds = {kind for label, attack in named.items() if label in split_outside(text, "+") for kind in _kinds(attack)}
     known = sorted(set[str]().union(*map(_options, kinds)))
     for name, value in given.items():
         if name not in known:
@@ -132,32 +132,8 @@ def _options(kind: type[Attack]) -> set[str]:
     return {field.name for field in fields(kind) if field.init}
 
 
-def _split(text: str) -> list[str]:
-    """The parts between those ``+`` that are in no parentheses."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter == "(") - (letter == ")")
-        if letter == "+" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts]
-
-
 def _parse(part: str) -> tuple[str, dict[str, Any]]:
-    """``pgd(steps=5)`` as ``("pgd", {"steps": 5})``: names and literals, nothing is evaluated."""
-    name, bracket, rest = part.partition("(")
-    if not bracket:
-        return name, {}
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-            raise ValueError("not settings by name")
-        if any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("not settings by name")
-        return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        raise InvalidValue("attack", part, "settings go by name, as in 'pgd(steps=50, loss=\"margin\")'") from None
+    return name_and_settings(part, "attack", 'pgd(steps=50, loss="margin")')
 
 
 def standard(norm: str | Sequence[str]) -> dict[str, Attack]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from verifix.attack import PGD
 from verifix.bounds import parse_method
 from verifix.bounds.method import exact_methods
 from verifix.errors import InvalidType, InvalidValue
+from verifix.spelling import name_and_settings, split_outside
 from verifix.train import TrainSettings
 from verifix.train.checks import OVER_UNIONS, SMOOTHING, STANDARD
 
@@ -227,14 +227,7 @@ def split_methods(text: str) -> tuple[str, ...]:
     >>> split_methods("ibp, crown-ibp(beta=(1, 0)),cap")
     ('ibp', 'crown-ibp(beta=(1, 0))', 'cap')
     """
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter == "(") - (letter == ")")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return tuple(part.strip() for part in parts)
+    return tuple(split_outside(text, ","))
 
 
 def split_method(text: str) -> tuple[str, dict[str, Any]]:
@@ -246,18 +239,7 @@ def split_method(text: str) -> tuple[str, dict[str, Any]]:
     >>> split_method("crown-ibp(beta=(1, 0), lr=0.001)")
     ('crown-ibp', {'beta': (1, 0), 'lr': 0.001})
     """
-    name, bracket, rest = text.partition("(")
-    if not bracket:
-        return name.strip(), {}
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-            raise ValueError("not settings by name")
-        if any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("not settings by name")
-        return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        raise InvalidValue("methods", text, "settings go by name, as in 'crown-ibp(lr=0.0005)'") from None
+    return name_and_settings(text, "methods", "crown-ibp(lr=0.0005)")
 
 
 def _is_interval(name: str) -> bool:
