@@ -162,7 +162,7 @@ POINT = torch.zeros(2)
     [
         (([1.0], POINT), InvalidType, "midpoint is a list: pass a torch.Tensor"),
         ((POINT, 1.0), InvalidType, "radius is a float: pass a torch.Tensor"),
-        ((POINT.long(), POINT.long()), InvalidValue, r"midpoint.dtype = torch.int64: must be torch.float32"),
+        ((POINT.long(), POINT.long()), InvalidValue, r"midpoint.dtype = torch.int64: must be a floating"),
         ((POINT, POINT[:1]), InvalidValue, r"radius = torch.float32 \(1,\) on cpu: must be as midpoint"),
         ((POINT, POINT.double()), InvalidValue, r"radius = torch.float64 \(2,\) on cpu: must be as midpoint"),
         ((POINT, POINT, -0.1), InvalidValue, r"left = -0.1: must be finite and at least 0"),

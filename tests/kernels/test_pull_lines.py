@@ -168,6 +168,14 @@ def test_operators_keep_their_contract(mask: tuple[bool, ...]) -> None:
     torch.library.opcheck(torch.ops.verifix.pull_lines_gradient.default, arguments)
 
 
+def test_types_without_a_kernel_take_plain_torch() -> None:
+    rows, line = torch.tensor([[[2.0, -1.0]]]), torch.tensor([[0.5, 0.25]])
+    pulled, offset = pull_lines(rows.half(), line.half(), None, line.half(), None)
+    assert pulled is not None
+    assert pulled.dtype == offset.dtype == torch.float16
+    assert pulled.tolist() == [[[1.0, -0.25]]]
+
+
 def test_bad_arguments() -> None:
     rows, line = torch.ones(2, 3, 4), torch.ones(2, 4)
     with pytest.raises(InvalidType, match="rows"):
@@ -177,7 +185,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(InvalidValue, match="rows"):
         pull_lines(rows[0], line, None, None, None)
     with pytest.raises(InvalidValue, match="rows"):
-        pull_lines(rows.half(), line.half(), None, None, None)
+        pull_lines(rows.long(), line.long(), None, None, None)
     for bad in (torch.ones(1, 4), torch.ones(2, 3), line.double()):
         with pytest.raises(InvalidValue, match="slope_n"):
             pull_lines(rows, line, None, bad, None)

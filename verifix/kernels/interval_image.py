@@ -33,7 +33,8 @@ def interval_image(
     piece. Beside what it gives, one byte for each entry is kept for the gradient.
 
     Args:
-        midpoint, radius: of one shape, float32 or float64, on one device; any strides.
+        midpoint, radius: of one shape and floating-point type, on one device; any strides. Kernels are of
+            float32 and float64.
         left, right: finite and at least 0.
         bounds: whether the ends of the boxes are wanted too.
 
@@ -55,8 +56,8 @@ def interval_image(
 
 
 def _image(midpoint: Tensor, radius: Tensor, left: float, right: float, bounds: bool, *, run: Any) -> Any:
-    if midpoint.dtype not in (torch.float32, torch.float64):
-        raise InvalidValue("midpoint.dtype", midpoint.dtype, "must be torch.float32 or torch.float64")
+    if not midpoint.is_floating_point():
+        raise InvalidValue("midpoint.dtype", midpoint.dtype, "must be a floating-point type")
     wanted = (tuple(midpoint.shape), midpoint.dtype, midpoint.device)
     given = (tuple(radius.shape), radius.dtype, radius.device)
     if given != wanted:
@@ -66,7 +67,7 @@ def _image(midpoint: Tensor, radius: Tensor, left: float, right: float, bounds: 
         like = torch.empty_like(midpoint, memory_format=torch.contiguous_format)
         ends = [torch.empty_like(like) if bounds else like.new_empty(0) for _ in range(2)]
         return like, torch.empty_like(like), torch.empty_like(like, dtype=torch.uint8), *ends
-    return run.interval_image(midpoint, radius, left, right, bounds)
+    return _kernel(run, midpoint).interval_image(midpoint, radius, left, right, bounds)
 
 
 def _image_gradient(
@@ -89,13 +90,20 @@ def _image_gradient(
     for side in given:
         if (side.shape, side.dtype, side.device) != (pieces.shape, given[0].dtype, pieces.device):
             raise InvalidValue("gradients", f"{side.dtype} {tuple(side.shape)} on {side.device}", "must be alike")
-    if pieces.dtype != torch.uint8 or given[0].dtype not in (torch.float32, torch.float64):
+    if pieces.dtype != torch.uint8 or not given[0].is_floating_point():
         raise InvalidValue("dtype", f"{pieces.dtype}, {given[0].dtype}", "must be torch.uint8 and floating point")
     _check_slopes(left, right)
     if run is None:
         like = torch.empty_like(given[0], memory_format=torch.contiguous_format)
         return like, torch.empty_like(like)
-    return run.interval_image_gradient(pieces, image_midpoint, image_radius, lower, upper, left, right)
+    return _kernel(run, given[0]).interval_image_gradient(
+        pieces, image_midpoint, image_radius, lower, upper, left, right
+    )
+
+
+def _kernel(run: Any, like: Tensor) -> Any:
+    """What runs it: plain torch for types that have no kernel."""
+    return run if like.dtype in (torch.float32, torch.float64) else interval_image_reference
 
 
 def _check_slopes(left: float, right: float) -> None:

@@ -31,7 +31,7 @@ def pull_lines(
     missing, and gives the same numbers to rounding.
 
     Args:
-        rows: ``(n, r, m)`` float32 or float64.
+        rows: ``(n, r, m)``, of a floating-point type; kernels are of float32 and float64.
         slope_p, offset_p, slope_n, offset_n: ``(n, m)``, of the type of rows; None for zero.
         shift: ``(m,)``, likewise; the bias of the layer before. Counts where there are slopes.
 
@@ -61,13 +61,18 @@ _NAMES = ("slope_p", "offset_p", "slope_n", "offset_n", "shift")
 def _check(rows: Tensor, lines: Sides) -> None:
     if rows.dim() != 3:
         raise InvalidValue("rows.shape", tuple(rows.shape), "must be (n, r, m)")
-    if rows.dtype not in (torch.float32, torch.float64):
-        raise InvalidValue("rows.dtype", rows.dtype, "must be torch.float32 or torch.float64")
+    if not rows.is_floating_point():
+        raise InvalidValue("rows.dtype", rows.dtype, "must be a floating-point type")
     for name, line in zip(_NAMES, lines, strict=True):
         wanted = rows.shape[2:] if name == "shift" else (rows.shape[0], rows.shape[2])
         if line is not None and (tuple(line.shape) != wanted or line.dtype != rows.dtype or line.device != rows.device):
             found = f"{line.dtype} of shape {tuple(line.shape)} on {line.device}"
             raise InvalidValue(name, found, f"must be {rows.dtype}, {tuple(wanted)}, on {rows.device}")
+
+
+def _library(rows: Tensor) -> Any:
+    """The compiled part, where it has the type."""
+    return native.module_or_none("verifix._C") if rows.dtype in (torch.float32, torch.float64) else None
 
 
 def _address(x: Tensor | None) -> int:
@@ -97,7 +102,7 @@ def _reference(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
 
 
 def _cpu(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
-    library = native.module_or_none("verifix._C")
+    library = _library(rows)
     if library is None:
         return _reference(rows, *lines)
     pulled, offset = _fake(rows, *lines)
@@ -129,7 +134,7 @@ def _gradient_reference(rows: Tensor, *arguments: Any) -> list[Tensor]:
 
 
 def _gradient_cpu(rows: Tensor, *arguments: Any) -> list[Tensor]:
-    library = native.module_or_none("verifix._C")
+    library = _library(rows)
     if library is None:
         return _gradient_reference(rows, *arguments)
     results = _gradient_fake(rows, *arguments)
