@@ -17,6 +17,7 @@
 #include "verifix/parallel.h"
 #include "verifix/narrow_adjoint.h"
 #include "verifix/pull_lines.h"
+#include "verifix/relu_lines.h"
 #include "verifix/votes.h"
 
 namespace py = pybind11;
@@ -140,6 +141,25 @@ void narrow_adjoint_gradient(const std::array<std::int64_t, 13>& shape, Address 
     });
 }
 
+void relu_lines(std::int64_t count, const std::array<Address, 5>& arrays, const std::string& dtype, int threads,
+                const std::string& isa) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto array = [&](std::size_t i) { return reinterpret_cast<T*>(arrays[i]); };
+        relu_lines_cpu(ReluLines<T>{count, array(0), array(1), array(2), array(3), array(4)}, threads, isa_named(isa));
+    });
+}
+
+void relu_lines_gradient(std::int64_t count, const std::array<Address, 6>& arrays, const std::string& dtype, int threads,
+                         const std::string& isa) {
+    visit(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto array = [&](std::size_t i) { return reinterpret_cast<T*>(arrays[i]); };
+        relu_lines_gradient_cpu(ReluLinesGradient<T>{count, array(0), array(1), array(2), array(3), array(4), array(5)}, threads,
+                                isa_named(isa));
+    });
+}
+
 struct CpuTransportProject {
     template <class T>
     static void project_plan(const ProjectPlan<T>& job, int threads, const std::string& isa) {
@@ -209,10 +229,14 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("pull_lines_gradient", &pull_lines_gradient, py::kw_only(), py::arg("n"), py::arg("r"), py::arg("m"), py::arg("rows"),
           py::arg("lines"), py::arg("of_pulled"), py::arg("of_offset"), py::arg("of_rows"), py::arg("of_lines"), py::arg("dtype"),
           py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
-    m.def("narrow_adjoint", &narrow_adjoint, py::kw_only(), py::arg("shape"), py::arg("rows"), py::arg("weight"), py::arg("result"),
-          py::arg("dtype"), py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
-    m.def("narrow_adjoint_gradient", &narrow_adjoint_gradient, py::kw_only(), py::arg("shape"), py::arg("rows"), py::arg("weight"),
-          py::arg("of_result"), py::arg("of_rows"), py::arg("of_weight"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
+    m.def("relu_lines", &relu_lines, py::kw_only(), py::arg("count"), py::arg("arrays"), py::arg("dtype"), py::arg("threads"),
+          py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+    m.def("relu_lines_gradient", &relu_lines_gradient, py::kw_only(), py::arg("count"), py::arg("arrays"), py::arg("dtype"),
+          py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+    m.def("narrow_adjoint", &narrow_adjoint, py::kw_only(), py::arg("shape"), py::arg("rows"), py::arg("weight"),
+          py::arg("result"), py::arg("dtype"), py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+    m.def("narrow_adjoint_gradient", &narrow_adjoint_gradient, py::kw_only(), py::arg("shape"), py::arg("rows"),
+          py::arg("weight"), py::arg("of_result"), py::arg("of_rows"), py::arg("of_weight"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
           py::call_guard<py::gil_scoped_release>());
     bind_transport_project<CpuTransportProject, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     bind_plans(m);

@@ -1,0 +1,2 @@
+#define VERIFIX_ISA_NAMESPACE base
+#include "relu_lines.inl"
