@@ -91,7 +91,7 @@ class TestMixedLogits:
         graph, inputs = vx.capture(small(), X), vx.Ball("linf", 0.2).around(X)
         intervals = counted(monkeypatch, Dense, "absolute")
         shapes: dict[float, tuple[int, int]] = {}
-        supports = counted(monkeypatch, type(inputs), "support")  # a pass that reaches the input asks for it
+        supports = counted(monkeypatch, type(inputs), "least")  # a pass that reaches the input asks for it
         for beta in (1.0, 0.5, 0.0):
             del intervals[:], supports[:]
             robust_logits(graph, Y, inputs, method, beta=beta)
