@@ -71,7 +71,8 @@ struct Pull {
         const int64_t m = job.m;
         for (int64_t i = first; i < last; ++i) {
             const LinesOfImages<T>& of = job.lines;
-            const LinesOfImages<T> lines{at(of.slope_p, i * m), at(of.offset_p, i * m), at(of.slope_n, i * m), at(of.offset_n, i * m), of.shift};
+            const LinesOfImages<T> lines{at(of.slope_p, i * m), at(of.offset_p, i * m), at(of.slope_n, i * m),
+                                         at(of.offset_n, i * m), of.shift};
             const bool offsets = lines.offset_p != nullptr || lines.offset_n != nullptr || lines.shift != nullptr;
             for (int64_t k = i * job.r; k < (i + 1) * job.r; ++k) {
                 const T* const a = job.rows + k * m;
@@ -100,7 +101,8 @@ struct Pull {
             memset(&offset_p, 0, sizeof offset_p), memset(&offset_n, 0, sizeof offset_n);
         }
         const LinesOfImages<T>& of = job.lines;
-        const LinesOfImages<T> lines{at(of.slope_p, line), at(of.offset_p, line), at(of.slope_n, line), at(of.offset_n, line), at(of.shift, begin)};
+        const LinesOfImages<T> lines{at(of.slope_p, line), at(of.offset_p, line), at(of.slope_n, line),
+                                     at(of.offset_n, line), at(of.shift, begin)};
         for (int64_t k = i * job.r; k < (i + 1) * job.r; ++k) {
             const Vector of_offset = Vector{} + job.of_offset[k];
             const T *const a = job.rows + k * m + begin, *const g = at(job.of_pulled, k * m + begin);
@@ -127,7 +129,8 @@ struct Pull {
         write(job.of_offset_p, offset_p), write(job.of_offset_n, offset_n);
         if (of_lines && job.of_shift != nullptr) {  // the pulled rows' sum, by the lines that made them
             for (int64_t j = 0, v = 0; j < size; j += lanes, ++v) {
-                offset_p.of[v] = load(at(lines.slope_p, j), size - j) * offset_p.of[v] + load(at(lines.slope_n, j), size - j) * offset_n.of[v];
+                const Vector up = load(at(lines.slope_p, j), size - j), down = load(at(lines.slope_n, j), size - j);
+                offset_p.of[v] = up * offset_p.of[v] + down * offset_n.of[v];
             }
             write(job.of_shift, offset_p);
         }
