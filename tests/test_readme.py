@@ -36,7 +36,7 @@ def test_the_transcript_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     summaries = {name: json.loads((tmp_path / name / "summary.json").read_text())
                  for name in ("certified", "detected", "radii", "cascade-certified")}  # fmt: skip
     assert summaries["certified"]["certified_error"] < 0.25
-    assert summaries["certified"]["clean_error"] < 0.1
+    assert summaries["certified"]["clean_error"] < 0.125
     assert summaries["cascade-certified"]["stages"][1]["entered"] > 0
     assert (tmp_path / "run/curves.png").exists()
     assert (tmp_path / "radii/radius.png").exists()
