@@ -75,13 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="METHOD:EPS:SEED",
         help="work on this cell alone; may be given several times (default: all)",
     )
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=options.number,
-        default=300.0,
-        metavar="S",
-        help="time between two checkpoints within an epoch; there is one after each anyway (default: 300)",
-    )
+    options.add_checkpoint_seconds(parser)
     options.add_common(parser)
 
 

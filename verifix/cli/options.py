@@ -189,6 +189,17 @@ def add_run(parser: argparse.ArgumentParser, batch: int = 50) -> None:
     )
 
 
+def add_checkpoint_seconds(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint-seconds``."""
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=number,
+        default=300.0,
+        metavar="S",
+        help="time between two checkpoints within an epoch; there is one after each anyway (default: 300)",
+    )
+
+
 def add_common(parser: argparse.ArgumentParser, limit: int | None = None) -> None:
     """Add ``--limit``, ``--seed``, ``--threads``, ``--device``."""
     usual = "all" if limit is None else limit

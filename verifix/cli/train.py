@@ -64,13 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--out", required=True, type=options.folder, metavar="RUN", help="folder for the results, made if need be"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the training in RUN")
-    parser.add_argument(
-        "--checkpoint-seconds",
-        type=options.number,
-        default=300.0,
-        metavar="S",
-        help="time between two checkpoints within an epoch; there is one after each anyway (default: 300)",
-    )
+    options.add_checkpoint_seconds(parser)
     options.add_common(parser)
 
 
