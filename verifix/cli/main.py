@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from verifix._version import __version__
 from verifix.errors import UserError
+from verifix.process_memory import keep_freed_memory
 
 COMMANDS = (
     "info", "demo", "train", "compare", "certify", "attack", "radius", "detect", "figures", "landscape", "smooth"
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 1: the question asked is answered with no; 2: bad input, with one line on stderr; 130: interrupted, by
     Ctrl-C or SIGTERM, likewise with one line.
     """
+    if argv is None:
+        keep_freed_memory()  # this process is ours
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # after --help, or a wrong argument

@@ -25,13 +25,13 @@ from verifix.bounds.tiles import check_memory
 from verifix.certify.run import Progress, certify_run, graph_within
 from verifix.certify.store import Record, read_records
 from verifix.compare.certifier import by_cost
-from verifix.compare.memory import forget_peak
 from verifix.compare.result import CellResult, count_errors
 from verifix.compare.settings import Cell, Comparison
 from verifix.data import Dataset
 from verifix.errors import InvalidValue
 from verifix.files import require_same_settings, write_json
 from verifix.models import fingerprint
+from verifix.process_memory import forget_peak
 from verifix.train import Epoch, Training, TrainingDiverged, train
 from verifix.train import Progress as TrainProgress
 
