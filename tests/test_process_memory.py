@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,8 +49,8 @@ def test_command_keeps_it_and_a_call_from_python_does_not(monkeypatch: pytest.Mo
 
 def test_peak_begins_anew_with_what_is_in_use() -> None:
     def peak() -> int:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
     if sys.platform != "linux":
         pytest.skip("only Linux can set the mark back")
