@@ -47,6 +47,12 @@ class Case:
         return float(sets.eps.max()) if isinstance(sets, LpBall) else math.nan
 
     @property
+    def box(self) -> tuple[float, float] | None:
+        """The range that every input stays in, where the case has one."""
+        box = self.ball.box
+        return None if box is None else (float(box[0]), float(box[1]))
+
+    @property
     def flops(self) -> float:
         """Floating-point operations per input of the exact margins."""
         return 2.0 * exact_multiply_adds(self.graph, self.graph.shape[0] - 1)
@@ -185,7 +191,7 @@ def published_cifar() -> Case:
 
 
 def random_weights(
-    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], eps: float, inputs: int = 64
+    name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], eps: float, inputs: int = 128
 ) -> Case:
     """A network as torch initialises it, on uniform inputs labelled by itself; seed 0."""
     torch.manual_seed(0)
@@ -213,6 +219,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "mnist-large": lambda: random_weights("mnist-large", zoo.mnist_large, MNIST, 0.1),
     "cifar-large": lambda: random_weights("cifar-large", zoo.cifar_large, CIFAR, 2 / 255),
     "cifar-resnet": lambda: random_weights("cifar-resnet", zoo.cifar_resnet, CIFAR, 2 / 255),
+    "wide 1": lambda: wide(1),
+    "wide 2": lambda: wide(2),
+    "wide 4": lambda: wide(4),
+    "wide 8": lambda: wide(8),
 }
 
 

@@ -1,7 +1,8 @@
 """How much the resident set grows while a case is certified, or trained on for a step, and how long that takes; each
 in a process of its own.
 
-``python -m bench.peak_memory CASE SIDE INPUTS BATCH MEMORY MOST`` prints megabytes and seconds. What a first small
+``python -m bench.peak_memory CASE SIDE INPUTS BATCH MEMORY MOST`` prints megabytes and seconds; a side is
+``verifix`` or ``convex_adversarial``, for a training step followed by ``.step:METHOD``. What a first small
 batch brings in (libraries, thread stacks) does not count, nor do the inputs.
 """
 
@@ -65,10 +66,10 @@ def main(arguments: list[str]) -> dict[str, float]:
 
     def run(this: Case, first: int, last: int) -> None:
         x, y = this.x[first:last], this.y[first:last]
-        if side == "verifix.step":
-            Step(this)(x, y, 0)
+        if side.startswith("verifix.step:"):
+            Step(this, side.removeprefix("verifix.step:"))(x, y, 0)
             return
-        if side == "convex_adversarial.step":
+        if side == "convex_adversarial.step:cap":
             convex_adversarial_step(this.model, x, y, this.eps)
             return
         if side == "verifix":

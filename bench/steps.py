@@ -1,6 +1,8 @@
-"""Training steps through projected norms, ours and a peer's: forward and backward, without the optimiser."""
+"""Training steps, ours and a peer's: forward and backward, without the optimiser."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -9,17 +11,27 @@ from torch import Tensor, nn
 from bench.cases import Case
 from verifix.bounds.tiles import inputs_per_step, rows_of
 from verifix.train import TrainSettings
+from verifix.train.batch_norm import CleanStatistics
 from verifix.train.objective import Objective
 
 PROJECTIONS = 50
 
 
 class Step:
-    """One step of :func:`verifix.train.train` with ``median:50``, in parts where the byte budget asks for them."""
+    """One step of :func:`verifix.train.train` for the ball of a case, in parts where the byte budget asks for them.
 
-    def __init__(self, case: Case, *, estimator: str = f"median:{PROJECTIONS}", method: str = "cap") -> None:
-        self.settings = TrainSettings(eps=case.eps, estimator=estimator, method=method)
-        self.case, self.objective = case, Objective(case.model, case.graph, self.settings, every_parameter=False)
+    Args:
+        method: as of :class:`verifix.train.TrainSettings`; ``none`` is natural training.
+        estimator: of the norms, where the method is ``cap``.
+    """
+
+    def __init__(self, case: Case, method: str = "cap", *, estimator: str = f"median:{PROJECTIONS}") -> None:
+        settings: dict[str, Any] = {} if method == "none" else {"eps": case.eps, "box": case.box}
+        if method == "cap":
+            settings["estimator"] = estimator
+        self.settings = TrainSettings(method=method, **settings)
+        self.case, clean = case, CleanStatistics(None)
+        self.objective = Objective(case.model, case.graph, self.settings, clean, every_parameter=False)
         rows = rows_of(case.graph, self.settings.methods())
         self.together = inputs_per_step(case.graph, rows, case.x.dtype, case.x.device, self.settings.memory)
 

@@ -96,7 +96,7 @@ def test_stopping_early_against_a_fixed_number(benchmark: BenchmarkFixture, radi
     model, data = trained(), load(_data())
     x = data.images[: inputs * 50 : 50]
     smoothed = SmoothedClassifier(model, Gaussian(SIGMA), classes=10)
-    question = {"n0": 100, "n": N, "alpha": alpha}
+    question: dict[str, Any] = {"n0": 100, "n": N, "alpha": alpha}
     with threads(2):
         found = smoothed.certify(x, radius=radius, **question)
         answers = found.answers

@@ -37,15 +37,17 @@ from verifix.data import Dataset, load
 from verifix.files import write_json
 from verifix.models import fingerprint, load_model
 from verifix.sets import Ball, Union
+from verifix.sets.base import Norm
 
-RADII = {"linf": 0.3, "l2": 1.5, "l1": 12.0}
+RADII: dict[Norm, float] = {"linf": 0.3, "l2": 1.5, "l1": 12.0}
 NAMES = {
     "linf": "l_inf attacks (0.3)",
     "l2": "l2 attacks (1.5)",
     "l1": "l1 attacks (12)",
     "union": "multi steepest descent",
 }
-UNION = Union(*(Ball(norm, eps, (0, 1)) for norm, eps in RADII.items()))
+BALLS: dict[str, Ball] = {norm: Ball(norm, eps, (0, 1)) for norm, eps in RADII.items()}
+THREATS: dict[str, Ball | Union] = {**BALLS, "union": Union(*BALLS.values())}
 
 
 def attacks(restarts: int) -> dict[str, dict[str, Attack]]:
@@ -89,7 +91,7 @@ def evaluate(folder: Path, weights: str, data: Dataset, restarts: int, seed: int
             done = {json.dumps({part: entry[part] for part in key}) for entry in known["attacks"]}
             if json.dumps(key) in done:
                 continue
-            threat = UNION if norm == "union" else Ball(norm, RADII[norm], (0, 1))  # type: ignore[arg-type]
+            threat = THREATS[norm]
             began = time.process_time()
             found = attack(model, data.images, data.labels, threat, seed=seed, batch=250)
             entry = {
