@@ -96,7 +96,7 @@ def test_radius(arguments: list[object], verifix: Callable[..., tuple[int, str, 
         (["--norm", "wasserstein", "--ground", "l2"], "ground = 'l2': choose one of"),
         (["--norm", "wasserstein", "--variant", "box"], "variant = 'box': choose one of"),
         (["--norm", "wasserstein", "--box", 0, 1], "variant balanced knows no box"),
-        (["--norm", "wasserstein", "--transport", "flow", "--window", 5], "give window=None"),
+        (["--norm", "wasserstein", "--transport", "flow", "--window", 5], "leave --window out"),
         (["--norm", "wasserstein", "--eps", -1], "eps = -1.0"),
     ],
 )

@@ -262,6 +262,8 @@ def make_threat(args: argparse.Namespace, eps: float) -> Ball | Wasserstein:
             raise InvalidValue("norm", repr(args.norm), f"choose one of {', '.join(NORMS)}, wasserstein")
         return make_ball(args, eps)
     if given.get("transport") == "flow":
+        if "window" in given:
+            raise InvalidValue("window", given["window"], "transport flow knows no window: leave --window out")
         given = {"ground": "l1", "window": None} | given
     if args.box is not None:
         if given.get("variant", "balanced") == "balanced":
