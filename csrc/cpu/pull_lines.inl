@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "pull_lines_images.h"
 
 namespace verifix {
@@ -15,29 +17,35 @@ template <class T>
 struct Pull {
     typedef T Vector __attribute__((vector_size(64)));
     static constexpr int64_t lanes = 64 / static_cast<int64_t>(sizeof(T));
-    static constexpr int64_t block = 16 * lanes;  // entries whose gradients are summed over the rows together
+    static constexpr int64_t block = 16 * lanes;  // entries whose lines stay in the nearest cache for all rows
+    static constexpr int64_t group = 16;          // rows whose sums are kept at a time
+    static constexpr T zeros[block] = {};         // in place of a line that is not there
 
-    // Entries that a block of lanes is short of are zeros.
+    // Entries that the last lanes are short of are zeros.
+    template <bool whole>
     static Vector load(const T* numbers, int64_t count) {
         Vector result{};
-        if (numbers == nullptr) return result;
-        if (count >= lanes) {
-            memcpy(&result, numbers, sizeof result);
-        } else {
-            memcpy(&result, numbers, static_cast<size_t>(count) * sizeof(T));
-        }
+        memcpy(&result, numbers, whole ? sizeof result : static_cast<size_t>(count) * sizeof(T));
         return result;
     }
 
+    template <bool whole>
     static void store(T* numbers, const Vector& values, int64_t count) {
-        if (count >= lanes) {
-            memcpy(numbers, &values, sizeof values);
-        } else {
-            memcpy(numbers, &values, static_cast<size_t>(count) * sizeof(T));
-        }
+        memcpy(numbers, &values, whole ? sizeof values : static_cast<size_t>(count) * sizeof(T));
     }
 
-    static const T* at(const T* numbers, int64_t place) { return numbers == nullptr ? nullptr : numbers + place; }
+    // Lanes of [0, size): all but the last ones whole.
+    template <class Step>
+    static inline __attribute__((always_inline)) void each(int64_t size, const Step& step) {
+        int64_t j = 0;
+        for (; j + lanes <= size; j += lanes) step(std::true_type{}, j);
+        if (j < size) step(std::false_type{}, j);
+    }
+
+    static LinesOfImages<T> lines_at(const LinesOfImages<T>& of, int64_t line, int64_t begin) {
+        const auto at = [](const T* numbers, int64_t place) { return numbers == nullptr ? zeros : numbers + place; };
+        return {at(of.slope_p, line), at(of.offset_p, line), at(of.slope_n, line), at(of.offset_n, line), at(of.shift, begin)};
+    }
 
     static Vector positive(const Vector& a) { return a <= T(0) ? Vector{} : a; }  // NaN stays
     static Vector negative(const Vector& a) { return a >= T(0) ? Vector{} : a; }
@@ -52,36 +60,48 @@ struct Pull {
     }
 
     template <bool slopes, bool offsets>
-    static void row(const T* a, const LinesOfImages<T>& lines, int64_t m, T* pulled, T* offset) {
-        Vector total{};
-        for (int64_t j = 0; j < m; j += lanes) {
-            const int64_t count = m - j;
-            const Vector value = load(a + j, count), p = positive(value), n = negative(value);
-            if (offsets) total += load(at(lines.offset_p, j), count) * p + load(at(lines.offset_n, j), count) * n;
+    static Vector part_of_row(const T* a, const LinesOfImages<T>& lines, int64_t size, T* pulled, Vector total) {
+        each(size, [&](auto whole, int64_t j) {
+            constexpr bool all = decltype(whole)::value;
+            const int64_t count = size - j;
+            const Vector value = load<all>(a + j, count), p = positive(value), n = negative(value);
+            if (offsets) total += load<all>(lines.offset_p + j, count) * p + load<all>(lines.offset_n + j, count) * n;
             if (slopes) {
-                const Vector slope = load(at(lines.slope_p, j), count) * p + load(at(lines.slope_n, j), count) * n;
-                store(pulled + j, slope, count);
-                if (offsets) total += slope * load(at(lines.shift, j), count);
+                const Vector slope = load<all>(lines.slope_p + j, count) * p + load<all>(lines.slope_n + j, count) * n;
+                store<all>(pulled + j, slope, count);
+                if (offsets) total += slope * load<all>(lines.shift + j, count);
+            }
+        });
+        return total;
+    }
+
+    template <bool slopes, bool offsets>
+    static void rows_of_image(const PullLines<T>& job, int64_t first, int64_t last, int64_t image) {
+        Vector totals[group] = {};
+        for (int64_t begin = 0; begin < job.m; begin += block) {
+            const int64_t size = block < job.m - begin ? block : job.m - begin;
+            const LinesOfImages<T> lines = lines_at(job.lines, image * job.m + begin, begin);
+            for (int64_t k = first; k < last; ++k) {
+                const int64_t place = k * job.m + begin;
+                T* const pulled = slopes ? job.pulled + place : nullptr;
+                totals[k - first] = part_of_row<slopes, offsets>(job.rows + place, lines, size, pulled, totals[k - first]);
             }
         }
-        *offset = sum(total);
+        for (int64_t k = first; k < last; ++k) job.offset[k] = sum(totals[k - first]);
     }
 
     static void run(const PullLines<T>& job, int64_t first, int64_t last) {
-        const int64_t m = job.m;
+        const LinesOfImages<T>& of = job.lines;
+        const bool offsets = of.offset_p != nullptr || of.offset_n != nullptr || of.shift != nullptr;
         for (int64_t i = first; i < last; ++i) {
-            const LinesOfImages<T>& of = job.lines;
-            const LinesOfImages<T> lines{at(of.slope_p, i * m), at(of.offset_p, i * m), at(of.slope_n, i * m),
-                                         at(of.offset_n, i * m), of.shift};
-            const bool offsets = lines.offset_p != nullptr || lines.offset_n != nullptr || lines.shift != nullptr;
-            for (int64_t k = i * job.r; k < (i + 1) * job.r; ++k) {
-                const T* const a = job.rows + k * m;
+            for (int64_t k = i * job.r; k < (i + 1) * job.r; k += group) {
+                const int64_t end = k + group < (i + 1) * job.r ? k + group : (i + 1) * job.r;
                 if (job.pulled == nullptr) {
-                    row<false, true>(a, lines, m, nullptr, job.offset + k);
+                    rows_of_image<false, true>(job, k, end, i);
                 } else if (offsets) {
-                    row<true, true>(a, lines, m, job.pulled + k * m, job.offset + k);
+                    rows_of_image<true, true>(job, k, end, i);
                 } else {
-                    row<true, false>(a, lines, m, job.pulled + k * m, job.offset + k);
+                    rows_of_image<true, false>(job, k, end, i);
                 }
             }
         }
@@ -92,65 +112,75 @@ struct Pull {
         Vector of[block / lanes];
     };
 
-    template <bool of_lines>
-    static void gradient_of_block(const PullLinesGradient<T>& job, int64_t i, int64_t begin, int64_t end) {
-        const int64_t m = job.m, line = i * m + begin, size = end - begin;
+    template <bool of_rows, bool of_lines>
+    static void gradient_of_block(const PullLinesGradient<T>& job, int64_t i, int64_t begin, int64_t size) {
+        const int64_t m = job.m, line = i * m + begin;
         Sums slope_p, slope_n, offset_p, offset_n;
         if (of_lines) {
             memset(&slope_p, 0, sizeof slope_p), memset(&slope_n, 0, sizeof slope_n);
             memset(&offset_p, 0, sizeof offset_p), memset(&offset_n, 0, sizeof offset_n);
         }
-        const LinesOfImages<T>& of = job.lines;
-        const LinesOfImages<T> lines{at(of.slope_p, line), at(of.offset_p, line), at(of.slope_n, line),
-                                     at(of.offset_n, line), at(of.shift, begin)};
+        const LinesOfImages<T> lines = lines_at(job.lines, line, begin);
         for (int64_t k = i * job.r; k < (i + 1) * job.r; ++k) {
             const Vector of_offset = Vector{} + job.of_offset[k];
-            const T *const a = job.rows + k * m + begin, *const g = at(job.of_pulled, k * m + begin);
-            for (int64_t j = 0, v = 0; j < size; j += lanes, ++v) {
+            const T* const a = job.rows + k * m + begin;
+            const T* const g = job.of_pulled == nullptr ? zeros : job.of_pulled + k * m + begin;
+            T* const to = of_rows ? job.of_rows + k * m + begin : nullptr;
+            each(size, [&](auto whole, int64_t j) {
+                constexpr bool all = decltype(whole)::value;
                 const int64_t count = size - j;
-                const Vector value = load(a + j, count);
-                const Vector of_pulled = load(at(g, j), count) + load(at(lines.shift, j), count) * of_offset;
-                const Vector p = load(at(lines.slope_p, j), count) * of_pulled + load(at(lines.offset_p, j), count) * of_offset;
-                const Vector n = load(at(lines.slope_n, j), count) * of_pulled + load(at(lines.offset_n, j), count) * of_offset;
-                if (job.of_rows != nullptr) store(job.of_rows + k * m + begin + j, value >= T(0) ? p : n, count);
+                const Vector value = load<all>(a + j, count);
+                const Vector of_pulled = load<all>(g + j, count) + load<all>(lines.shift + j, count) * of_offset;
+                if (of_rows) {
+                    const Vector p = load<all>(lines.slope_p + j, count) * of_pulled + load<all>(lines.offset_p + j, count) * of_offset;
+                    const Vector n = load<all>(lines.slope_n + j, count) * of_pulled + load<all>(lines.offset_n + j, count) * of_offset;
+                    store<all>(to + j, value >= T(0) ? p : n, count);
+                }
                 if (of_lines) {
                     const Vector up = positive(value), down = negative(value);
+                    const int64_t v = j / lanes;
                     slope_p.of[v] += up * of_pulled, slope_n.of[v] += down * of_pulled;
                     offset_p.of[v] += up * of_offset, offset_n.of[v] += down * of_offset;
                 }
-            }
+            });
         }
+        if (!of_lines) return;
         const auto write = [&](T* target, const Sums& sums) {
-            for (int64_t j = 0; of_lines && target != nullptr && j < size; j += lanes) {
-                store(target + line + j, sums.of[j / lanes], size - j);
-            }
+            if (target == nullptr) return;
+            each(size, [&](auto whole, int64_t j) { store<decltype(whole)::value>(target + line + j, sums.of[j / lanes], size - j); });
         };
         write(job.of_slope_p, slope_p), write(job.of_slope_n, slope_n);
         write(job.of_offset_p, offset_p), write(job.of_offset_n, offset_n);
-        if (of_lines && job.of_shift != nullptr) {  // the pulled rows' sum, by the lines that made them
-            for (int64_t j = 0, v = 0; j < size; j += lanes, ++v) {
-                const Vector up = load(at(lines.slope_p, j), size - j), down = load(at(lines.slope_n, j), size - j);
-                offset_p.of[v] = up * offset_p.of[v] + down * offset_n.of[v];
-            }
-            write(job.of_shift, offset_p);
-        }
+        if (job.of_shift == nullptr) return;
+        each(size, [&](auto whole, int64_t j) {  // the pulled rows' sum, by the lines that made them
+            constexpr bool all = decltype(whole)::value;
+            const Vector up = load<all>(lines.slope_p + j, size - j), down = load<all>(lines.slope_n + j, size - j);
+            offset_p.of[j / lanes] = up * offset_p.of[j / lanes] + down * offset_n.of[j / lanes];
+        });
+        write(job.of_shift, offset_p);
     }
 
     static void run(const PullLinesGradient<T>& job, int64_t first, int64_t last) {
+        const bool of_rows = job.of_rows != nullptr;
         const bool of_lines = job.of_slope_p != nullptr || job.of_slope_n != nullptr || job.of_offset_p != nullptr ||
                               job.of_offset_n != nullptr || job.of_shift != nullptr;
         for (int64_t i = first; i < last; ++i) {
             for (int64_t begin = 0; begin < job.m; begin += block) {
-                const int64_t end = begin + block < job.m ? begin + block : job.m;
-                if (of_lines) {
-                    gradient_of_block<true>(job, i, begin, end);
-                } else {
-                    gradient_of_block<false>(job, i, begin, end);
+                const int64_t size = block < job.m - begin ? block : job.m - begin;
+                if (of_rows && of_lines) {
+                    gradient_of_block<true, true>(job, i, begin, size);
+                } else if (of_rows) {
+                    gradient_of_block<true, false>(job, i, begin, size);
+                } else if (of_lines) {
+                    gradient_of_block<false, true>(job, i, begin, size);
                 }
             }
         }
     }
 };
+
+template <class T>
+constexpr T Pull<T>::zeros[];
 
 }  // namespace
 
