@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from verifix.errors import InvalidValue
-from verifix.kernels.relu_lines import expressible as fused
 from verifix.kernels.relu_lines import relu_lines
 from verifix.operations.base import Nonlinear, Shape, Slopes, poison
 from verifix.operations.relaxation import Levels, Lines, Relaxation
@@ -67,12 +66,7 @@ class TwoPiece(Nonlinear):
         if isinstance(slopes, str) and slopes == "constant":
             return Levels(*self.interval([lower], [upper]))
         left, right = self.left, self.right
-        if (
-            (left, right) == (0.0, 1.0)
-            and isinstance(slopes, str)
-            and slopes in ("same", "adaptive")
-            and fused(lower, upper)
-        ):
+        if (left, right) == (0.0, 1.0) and isinstance(slopes, str) and slopes in ("same", "adaptive"):
             chord, offset, steep = relu_lines(lower, upper)
             return Lines(chord if slopes == "same" else steep, None, chord, offset)
         low, high = lower.clamp(max=0), upper.clamp(min=0)
