@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from verifix.errors import InvalidValue
+from verifix.kernels.strided_adjoint import strided_adjoint
 from verifix.operations.base import Affine, Shape, Value, read
-from verifix.operations.strided import strided_adjoint
 
 _FORWARD = {1: F.conv1d, 2: F.conv2d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d}

@@ -1,57 +1,24 @@
-"""The adjoint of a convolution with strides, on CPU: transposed convolutions are several times slower there."""
+"""The adjoint of a strided convolution in plain torch: the fallback where there is no native code, and its oracle."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from verifix.kernels.narrow_adjoint import expressible, narrow_adjoint, narrow_adjoint_gradient
-from verifix.operations.base import Shape
+Pair = Sequence[int]
 
 
-def strided_adjoint(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, rest: Shape) -> Tensor:
-    """``F.conv_transpose2d(rows, weight, None, stride, padding, rest)``, to rounding; channels lie last in memory.
+def strided_adjoint(rows: Tensor, weight: Tensor, stride: Pair, padding: Pair, rest: Pair) -> Tensor:
+    """:func:`verifix.kernels.strided_adjoint.strided_adjoint`: transposed convolutions are several times slower on CPU.
 
     The entries of the result whose coordinates leave the same remainders by the strides are a convolution of the rows,
     without strides, with every stride-th weight; all remainders are channels of one convolution.
     """
-    result: Tensor = _StridedAdjoint.apply(rows, weight, stride, padding, rest)
-    return result
-
-
-class _StridedAdjoint(torch.autograd.Function):
-    @staticmethod
-    def forward(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, rest: Shape) -> Tensor:
-        if expressible(rows, weight):
-            return narrow_adjoint(rows, weight, stride, padding, _size(rows, weight, stride, padding, rest))
-        return _by_remainders(rows, weight, stride, padding, rest)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Shape, Shape, Shape], output: Tensor) -> None:
-        rows, weight, ctx.stride, ctx.padding, _ = inputs
-        ctx.save_for_backward(rows, weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        if expressible(rows, weight) and not torch.is_grad_enabled():  # once: not to be differentiated again
-            wanted = ctx.needs_input_grad[:2]
-            found = narrow_adjoint_gradient(rows, weight, gradient, ctx.stride, ctx.padding, wanted)
-            return *found, None, None, None
-        of_rows = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_rows = F.conv2d(gradient, weight, None, ctx.stride, ctx.padding)
-        if ctx.needs_input_grad[1]:
-            of_weight = conv2d_weight(gradient, weight.shape, rows, ctx.stride, ctx.padding)
-        return of_rows, of_weight, None, None, None
-
-
-def _by_remainders(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, rest: Shape) -> Tensor:
     (outputs, inputs, *kernel), count = weight.shape, len(rows)
     taps = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
     room = [t * s - k for t, s, k in zip(taps, stride, kernel, strict=True)]
@@ -63,7 +30,7 @@ def _by_remainders(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, 
         rows.contiguous(memory_format=last), together.contiguous(memory_format=last), None, 1, [t - 1 for t in taps]
     )
     by_remainder = sums.permute(0, 2, 3, 1).unflatten(3, (*stride, inputs))
-    size = _size(rows, weight, stride, padding, rest)
+    size = result_size(rows, weight, stride, padding, rest)
     places_h, places_w = (
         [_places(remainder, *axis) for remainder in range(axis[0])]
         for axis in zip(stride, padding, size, sums.shape[2:], strict=True)
@@ -79,7 +46,20 @@ def _by_remainders(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, 
     return out.reshape(count, 1, *size) if inputs == 1 else out.permute(0, 3, 1, 2)
 
 
-def _size(rows: Tensor, weight: Tensor, stride: Shape, padding: Shape, rest: Shape) -> Shape:
+def gradient(
+    rows: Tensor,
+    weight: Tensor,
+    of_result: Tensor,
+    stride: Pair,
+    padding: Pair,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the rows and of the weight, None where not wanted; differentiable."""
+    of_rows = F.conv2d(of_result, weight, None, stride, padding) if wanted[0] else None
+    return of_rows, conv2d_weight(of_result, weight.shape, rows, stride, padding) if wanted[1] else None
+
+
+def result_size(rows: Tensor, weight: Tensor, stride: Pair, padding: Pair, rest: Pair) -> tuple[int, ...]:
     """Height and width of the result."""
     axes = zip(rows.shape[2:], stride, weight.shape[2:], padding, rest, strict=True)
     return tuple((h - 1) * s + k - 2 * p + r for h, s, k, p, r in axes)
