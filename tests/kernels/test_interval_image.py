@@ -80,7 +80,7 @@ def test_native_is_the_reference(
             wanted = interval_image_reference.interval_image(midpoint, radius, left, right, bounds)
             assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))
         pieces, gradients = found[2], [torch.randn(n, dtype=dtype) for _ in range(4)]
-        for given_ in ([*gradients[:2], None, None], [None, None, *gradients[2:]], gradients):
+        for given_ in ((gradients[:2], []), ([], gradients[2:]), (gradients[:2], gradients[2:])):
             computed = torch.ops.verifix.interval_image_gradient(pieces, *given_, left, right)
             expected = interval_image_reference.interval_image_gradient(pieces, *given_, left, right)
             assert all(torch.equal(x, y) for x, y in zip(computed, expected, strict=True))
@@ -136,7 +136,7 @@ def test_opcheck(bounds: bool, dtype: torch.dtype) -> None:
     for pair in ((midpoint, radius), both, (midpoint[:0], radius[:0])):
         torch.library.opcheck(torch.ops.verifix.interval_image.default, (*pair, 0.0, 1.0, bounds))
     pieces = torch.ops.verifix.interval_image(midpoint, radius, 0.0, 1.0, False)[2]
-    arrived = (None, None, midpoint, radius) if bounds else (midpoint, radius, None, None)
+    arrived: tuple[list[Tensor], ...] = ([], [midpoint, radius]) if bounds else ([midpoint, radius], [])
     torch.library.opcheck(torch.ops.verifix.interval_image_gradient.default, (pieces, *arrived, 0.0, 1.0))
 
 
@@ -173,6 +173,33 @@ POINT = torch.zeros(2)
 def test_wrong_arguments(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         interval_image(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": []}, "gradients = 0 of the image, 0 of its ends: must be both of the image"),
+        ({"image": [POINT]}, "gradients = 1 of the image, 0 of its ends: must be both of the image"),
+        ({"ends": [POINT]}, "gradients = 2 of the image, 1 of its ends: must be both of the image"),
+        ({"ends": [POINT, POINT.double()]}, r"gradients = torch.float64 \(2,\) on cpu: must be alike"),
+        ({"image": [POINT[:1], POINT]}, r"gradients = torch.float32 \(1,\) on cpu: must be alike"),
+        ({"pieces": POINT}, "dtype = torch.float32, torch.float32: must be torch.uint8 and floating point"),
+        ({"image": [POINT.long()] * 2}, "dtype = torch.uint8, torch.int64: must be torch.uint8 and floating point"),
+        ({"right": math.inf}, "right = inf: must be finite"),
+    ],
+)
+def test_wrong_gradients(change: dict[str, Any], message: str) -> None:
+    pieces = POINT.to(torch.uint8)
+    good = {"pieces": pieces, "image": [POINT, POINT], "ends": [], "left": 0.0, "right": 1.0}
+    with pytest.raises(InvalidValue, match=message):
+        torch.ops.verifix.interval_image_gradient(**(good | change))
+
+
+def test_types_without_a_kernel_take_plain_torch() -> None:
+    midpoint, radius = torch.tensor([0.0, 3.0]).half().requires_grad_(), torch.tensor([2.0, 1.0]).half()
+    image = interval_image(midpoint, radius, bounds=True)
+    assert [side.tolist() for side in image if side is not None] == [[1.0, 3.0], [1.0, 1.0], [-2.0, 2.0], [2.0, 4.0]]
+    assert torch.autograd.grad(image.midpoint.sum(), midpoint)[0].tolist() == [0.5, 1.0]
 
 
 @pytest.mark.skipif(SANITIZED, reason="takes the library away")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
 from verifix.kernels import interval_image_native, interval_image_reference
+from verifix.kernels.interval_image_native import Native
 
 
 class IntervalImage(NamedTuple):
@@ -71,22 +72,12 @@ def _image(midpoint: Tensor, radius: Tensor, left: float, right: float, bounds: 
 
 
 def _image_gradient(
-    pieces: Tensor,
-    image_midpoint: Tensor | None,
-    image_radius: Tensor | None,
-    lower: Tensor | None,
-    upper: Tensor | None,
-    left: float,
-    right: float,
-    *,
-    run: Any,
+    pieces: Tensor, image: list[Tensor], ends: list[Tensor], left: float, right: float, *, run: Any
 ) -> Any:
-    pairs = ((image_midpoint, image_radius), (lower, upper))
-    given = [side for pair in pairs for side in pair if side is not None]
-    if not given or any((first is None) != (second is None) for first, second in pairs):
-        raise InvalidValue(
-            "gradients", f"{len(given)} tensors", "must be those of the image, of its ends, or both pairs"
-        )
+    if (len(image), len(ends)) not in ((2, 0), (0, 2), (2, 2)):
+        found = f"{len(image)} of the image, {len(ends)} of its ends"
+        raise InvalidValue("gradients", found, "must be both of the image, both of its ends, or all four")
+    given = [*image, *ends]
     for side in given:
         if (side.shape, side.dtype, side.device) != (pieces.shape, given[0].dtype, pieces.device):
             raise InvalidValue("gradients", f"{side.dtype} {tuple(side.shape)} on {side.device}", "must be alike")
@@ -96,14 +87,12 @@ def _image_gradient(
     if run is None:
         like = torch.empty_like(given[0], memory_format=torch.contiguous_format)
         return like, torch.empty_like(like)
-    return _kernel(run, given[0]).interval_image_gradient(
-        pieces, image_midpoint, image_radius, lower, upper, left, right
-    )
+    return _kernel(run, given[0]).interval_image_gradient(pieces, image, ends, left, right)
 
 
 def _kernel(run: Any, like: Tensor) -> Any:
-    """What runs it: plain torch for types that have no kernel."""
-    return run if like.dtype in (torch.float32, torch.float64) else interval_image_reference
+    """What runs it: plain torch where there is no kernel."""
+    return interval_image_reference if isinstance(run, Native) and not run.has(like.dtype) else run
 
 
 def _check_slopes(left: float, right: float) -> None:
@@ -120,31 +109,27 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _gradient(ctx: Any, *arrived: Tensor | None) -> tuple[Tensor | None, ...]:
     (pieces,) = ctx.saved_tensors
-    image_midpoint, image_radius, _, lower, upper = arrived
-    image_midpoint, image_radius = _pair(image_midpoint, image_radius)
-    lower, upper = _pair(lower, upper) if ctx.bounds else (None, None)
-    if image_midpoint is None and lower is None:
+    image = _both(arrived[0], arrived[1])
+    ends = _both(arrived[3], arrived[4]) if ctx.bounds else []
+    if not image and not ends:
         return None, None, None, None, None
     again = torch.is_grad_enabled()  # gradients of gradients are recorded: in plain torch
     function = interval_image_reference.interval_image_gradient if again else torch.ops.verifix.interval_image_gradient
-    midpoint, radius = function(pieces, image_midpoint, image_radius, lower, upper, *ctx.slopes)
+    midpoint, radius = function(pieces, image, ends, *ctx.slopes)
     return midpoint, radius, None, None, None
 
 
-def _pair(first: Tensor | None, second: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Both, or neither."""
-    if first is None and second is not None:
-        return torch.zeros_like(second), second
-    if first is not None and second is None:
-        return first, torch.zeros_like(first)
-    return first, second
+def _both(*pair: Tensor | None) -> list[Tensor]:
+    """With zeros for one that has not arrived; nothing where neither has."""
+    given = [side for side in pair if side is not None]
+    return [torch.zeros_like(given[0]) if side is None else side for side in pair] if given else []
 
 
 _SCHEMAS = {
     "interval_image": "(Tensor midpoint, Tensor radius, float left, float right, bool bounds)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "interval_image_gradient": "(Tensor pieces, Tensor? image_midpoint, Tensor? image_radius, Tensor? lower,"
-    " Tensor? upper, float left, float right) -> (Tensor, Tensor)",
+    "interval_image_gradient": "(Tensor pieces, Tensor[] image, Tensor[] ends, float left, float right)"
+    " -> (Tensor, Tensor)",
 }
 
 

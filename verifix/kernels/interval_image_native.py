@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verifix.kernels import interval_image_reference, native
+from verifix.kernels import native
 from verifix.kernels.interval_image_reference import Image
 
 
@@ -17,10 +17,11 @@ class Native:
     def __init__(self, library: str) -> None:
         self.library = library
 
+    def has(self, dtype: torch.dtype) -> bool:
+        """Whether there is a kernel of this type."""
+        return dtype in (torch.float32, torch.float64) and native.module_or_none(self.library) is not None
+
     def interval_image(self, midpoint: Tensor, radius: Tensor, left: float, right: float, bounds: bool) -> Image:
-        module = native.module_or_none(self.library)
-        if module is None:
-            return interval_image_reference.interval_image(midpoint, radius, left, right, bounds)
         midpoint, radius = midpoint.contiguous(), radius.contiguous()
         image_midpoint, image_radius = torch.empty_like(midpoint), torch.empty_like(midpoint)
         pieces = torch.empty_like(midpoint, dtype=torch.uint8)
@@ -34,42 +35,30 @@ class Native:
             "lower": lower if bounds else None,
             "upper": upper if bounds else None,
         }
-        _run(module.interval_image, tensors, midpoint, left, right)
+        self._run("interval_image", tensors, midpoint, left, right)
         return image_midpoint, image_radius, pieces, lower, upper
 
     def interval_image_gradient(
-        self,
-        pieces: Tensor,
-        image_midpoint: Tensor | None,
-        image_radius: Tensor | None,
-        lower: Tensor | None,
-        upper: Tensor | None,
-        left: float,
-        right: float,
+        self, pieces: Tensor, image: list[Tensor], ends: list[Tensor], left: float, right: float
     ) -> tuple[Tensor, Tensor]:
-        module = native.module_or_none(self.library)
-        given = {"image_midpoint": image_midpoint, "image_radius": image_radius, "lower": lower, "upper": upper}
-        like = image_midpoint if image_midpoint is not None else lower
-        if module is None or like is None:
-            return interval_image_reference.interval_image_gradient(
-                pieces, image_midpoint, image_radius, lower, upper, left, right
-            )
-        tensors = {name: None if tensor is None else tensor.contiguous() for name, tensor in given.items()}
+        like = (image or ends)[0]
         midpoint, radius = (torch.empty_like(like, memory_format=torch.contiguous_format) for _ in range(2))
-        tensors |= {"pieces": pieces.contiguous(), "midpoint": midpoint, "radius": radius}
-        _run(module.interval_image_gradient, tensors, like, left, right)
+        names = ("image_midpoint", "image_radius", "lower", "upper")
+        given = dict(zip(names, (*(image or (None, None)), *(ends or (None, None))), strict=True)) | {"pieces": pieces}
+        tensors = {name: None if tensor is None else tensor.contiguous() for name, tensor in given.items()}
+        self._run("interval_image_gradient", tensors | {"midpoint": midpoint, "radius": radius}, like, left, right)
         return midpoint, radius
 
-
-def _run(function: Any, tensors: dict[str, Tensor | None], like: Tensor, left: float, right: float) -> None:
-    pointers = {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
-    dtype = str(like.dtype).removeprefix("torch.")
-    arguments: dict[str, Any] = pointers | {"left": left, "right": right, "count": like.numel(), "dtype": dtype}
-    if like.device.type == "cpu":
-        function(**arguments, threads=torch.get_num_threads(), isa=native.isa())
-        return
-    with torch.cuda.device(like.device):
-        function(**arguments, stream=torch.cuda.current_stream(like.device).cuda_stream)
+    def _run(self, name: str, tensors: dict[str, Tensor | None], like: Tensor, left: float, right: float) -> None:
+        function = getattr(native.module_or_none(self.library), name)
+        pointers = {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
+        dtype = str(like.dtype).removeprefix("torch.")
+        arguments: dict[str, Any] = pointers | {"left": left, "right": right, "count": like.numel(), "dtype": dtype}
+        if like.device.type == "cpu":
+            function(**arguments, threads=torch.get_num_threads(), isa=native.isa())
+            return
+        with torch.cuda.device(like.device):
+            function(**arguments, stream=torch.cuda.current_stream(like.device).cuda_stream)
 
 
 cpu = Native("verifix._C")

@@ -23,24 +23,20 @@ def interval_image(midpoint: Tensor, radius: Tensor, left: float, right: float, 
 
 
 def interval_image_gradient(
-    pieces: Tensor,
-    image_midpoint: Tensor | None,
-    image_radius: Tensor | None,
-    lower: Tensor | None,
-    upper: Tensor | None,
-    left: float,
-    right: float,
+    pieces: Tensor, image: list[Tensor], ends: list[Tensor], left: float, right: float
 ) -> tuple[Tensor, Tensor]:
-    """Its gradient, from those of what it gives; differentiable by itself."""
-    of_lower: Tensor | None = None
-    of_upper: Tensor | None = None
-    if image_midpoint is not None and image_radius is not None:
-        difference, total = image_midpoint - image_radius, image_midpoint + image_radius
-        slopes = [torch.where(pieces & bit > 0, total.new_tensor(right), total.new_tensor(left)) for bit in (1, 2)]
-        of_lower, of_upper = slopes[0] * (difference * 0.5), slopes[1] * (total * 0.5)
-    if lower is not None and upper is not None:
-        of_lower = lower if of_lower is None else of_lower + lower
-        of_upper = upper if of_upper is None else of_upper + upper
-    if of_lower is None or of_upper is None:
-        raise RuntimeError("no gradient has arrived")
+    """Its gradient, from those of the image's midpoint and radius, of lower and upper, or both; differentiable."""
+    arrived = []
+    if image:
+        midpoint, radius = image
+        sides = (midpoint - radius, midpoint + radius)
+        slopes = [
+            torch.where(pieces & bit > 0, midpoint.new_tensor(right), midpoint.new_tensor(left)) for bit in (1, 2)
+        ]
+        arrived.append([slope * (side * 0.5) for slope, side in zip(slopes, sides, strict=True)])
+    if ends:
+        arrived.append(ends)
+    (of_lower, of_upper), *more = arrived
+    for lower, upper in more:
+        of_lower, of_upper = of_lower + lower, of_upper + upper
     return of_lower + of_upper, of_upper - of_lower
