@@ -1,7 +1,12 @@
-"""The compiled abs_median, called directly with numpy arrays: torch takes no part, so sanitizers can watch."""
+"""The compiled abs_median, called directly with numpy arrays: on the CPU, and the CUDA code on the host.
+
+torch takes no part, so sanitizers can watch.
+"""
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernels.cuda_on_host import build
 from tests.kernels.extension import _C, ISAS
 from tests.kernels.plans import Array, address
 
 DTYPES = (np.float32, np.float64)
+
+
+@functools.cache
+def host_module() -> Any:
+    return build([Path(__file__).with_name("abs_median_on_host.cpp")])
 
 
 def awkward(shape: tuple[int, int, int], dtype: Any, seed: int) -> Array:
@@ -38,11 +49,13 @@ def check(shape: tuple[int, int, int], dtype: Any, seed: int, threads: int) -> N
     x = awkward(shape, dtype, seed)
     wanted = by_definition(x)
     batch, k, n = shape
-    for isa in ISAS:
+    places: list[tuple[Any, dict[str, Any]]] = [(_C, {"threads": threads, "isa": isa}) for isa in ISAS]
+    places += [(host_module(), {"stream": order}) for order in (0, 1)]
+    for module, place in places:
         values, index = np.full((batch, n), 7, dtype), np.full((batch, n), -7)
-        _C.abs_median(
+        module.abs_median(
             x=address(x), values=address(values), index=address(index), batch=batch, k=k, n=n,
-            dtype=np.dtype(dtype).name, threads=threads, isa=isa,
+            dtype=np.dtype(dtype).name, **place,
         )  # fmt: skip
         assert np.array_equal(values, wanted[0], equal_nan=True)
         assert np.array_equal(index, wanted[1])
@@ -60,6 +73,7 @@ def test_any_shape(shape: tuple[int, int, int], dtype: Any, seed: int, threads: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("k", (1, 2, 50, 64, 65, 255, 256, 257, 1023, 1024, 1025))
+@pytest.mark.parametrize("k", (1, 2, 50, 64, 65, 96, 97, 192, 193, 255, 256, 257, 384, 385, 1023, 1024, 1025))
 def test_any_length(k: int, dtype: Any) -> None:
+    """Around the sizes where the CPU takes other steps, and where shared memory holds fewer columns, and then none."""
     check((2, k, 47), dtype, k, threads=2)
