@@ -1,8 +1,10 @@
-"""Counting votes: ties, NaN, types, strides, and that native code counts as the reference does."""
+"""Counting votes: ties, NaN, types, strides, and that native code counts as the reference does, that for GPUs too."""
 
 from __future__ import annotations
 
+import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.awkward import awkward_values
+from tests.kernels.cuda_on_host import build
 from verifix import _C
 from verifix.errors import InvalidType, InvalidValue
 from verifix.kernels import reference
@@ -54,6 +57,30 @@ def test_threads(threads: int) -> None:
         threads=threads,
     )  # fmt: skip
     assert torch.equal(counts, by_definition(logits))
+
+
+@functools.cache
+def host_module() -> Any:
+    """The CUDA code of counting, compiled for the host."""
+    return build([Path(__file__).with_name("votes_on_host.cpp")])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(
+    "shape", [(2, 4096, 3), (2, 4097, 1), (1, 9000, 5), (3, 7, 4095), (3, 7, 4096), (0, 3, 4), (4, 0, 3)]
+)
+def test_cuda_code_on_the_host(shape: tuple[int, int, int], order: int, dtype: torch.dtype) -> None:
+    """Several pieces for an input, and too many classes for shared memory."""
+    n, count, classes = shape
+    logits = awkward_values(shape, dtype, seed=1)
+    counts = torch.randint(0, 9, (n, classes + 1))
+    wanted = counts + by_definition(logits)
+    host_module().add_votes(
+        logits=logits.data_ptr(), counts=counts.data_ptr(), n=n, count=count, classes=classes,
+        dtype=str(dtype).removeprefix("torch."), stream=order,
+    )  # fmt: skip
+    assert torch.equal(counts, wanted)
 
 
 def test_rows_by_hand() -> None:
