@@ -1,7 +1,8 @@
 """Operators with native code behind them.
 
 Each operator has a contract (``torch.library``: its shapes, its gradient), a reference in plain torch that is also the
-fallback, and a CPU and a CUDA implementation. All implementations of an operator give the same bits.
+fallback, and a CPU implementation, most a CUDA one. All implementations of an operator give the same bits; of
+``pull_lines``, ``strided_adjoint`` and ``sinkhorn`` they agree to rounding.
 """
 
 from __future__ import annotations
