@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Interval = tuple[Tensor, Tensor]
+"""A lower and an upper side; or a midpoint and a radius, where that is said."""
+
 
 class Entries(NamedTuple):
     """A matrix by its entries that are not zero: ``weights[k]`` in row ``outputs[k]`` and column ``inputs[k]``."""

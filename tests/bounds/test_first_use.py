@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.bounds.test_native_cuda import passes_on
 from tests.kernels.cuda_on_host import on_gpu
-from verifix.bounds import Engine, engine, parse_method
+from verifix.bounds import Engine, dispatch, parse_method
 from verifix.bounds.first_use import agrees, trusted
 from verifix.graph import capture
 from verifix.kernels.plan_cuda import CudaPlan
@@ -61,10 +61,10 @@ def test_faults_are_found(dtype: torch.dtype, fault: str) -> None:
 def test_what_is_not_trusted_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     graph = capture(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(1, 2))
     inputs = Ball("linf", 0.1).around(torch.zeros(2, 2))
-    engine._say_once.cache_clear()
-    with patch.object(engine, "trusted", lambda *_: False), caplog.at_level(logging.INFO), torch.no_grad():
+    dispatch._say_once.cache_clear()
+    with patch.object(dispatch, "trusted", lambda *_: False), caplog.at_level(logging.INFO), torch.no_grad():
         found = Engine(graph, inputs, parse_method("cap")[0])
         low, high = found.node(graph.output)
-    assert found._native is None
+    assert found._backward.native is None
     assert bool((low <= high).all())
     assert "this GPU, where it disagrees with plain torch" in caplog.text

@@ -33,9 +33,9 @@ def interval_engine(graph: Graph, inputs: InputSet, *, native: bool, rounding: b
 
 def error_of(engine: Engine, name: str) -> Tensor:
     """How far an interval may be from the exact one: the theorem of docs/rounding.md."""
-    magnitude = engine._magnitude(name)
-    factor, floor = (rule(engine.graph, name, engine.dtype) for rule in (relative_error, underflow))
-    largest = engine._largest_magnitude(name).reshape(-1, *[1] * (magnitude.dim() - 1))
+    magnitude = engine._magnitudes.at(name)
+    factor, floor = (rule(engine.graph, name, engine.inputs.center.dtype) for rule in (relative_error, underflow))
+    largest = engine._magnitudes.largest(name).reshape(-1, *[1] * (magnitude.dim() - 1))
     return factor * magnitude + floor * largest
 
 
@@ -59,12 +59,16 @@ def test_intervals_equal_torch(data: st.DataObject, graph: Graph, dtype: torch.d
 def test_magnitudes_equal_torch(data: st.DataObject, graph: Graph, dtype: torch.dtype) -> None:
     """Sums of nonnegative terms: the error is relative. Without the quantum, which a mere reshape does not add."""
     inputs = data.draw(input_sets(graph.input_shape, dtype))
-    with torch.no_grad(), mock.patch("verifix.bounds.engine.quantum", return_value=0.0):
+    with (
+        torch.no_grad(),
+        mock.patch("verifix.bounds.forward.quantum", return_value=0.0),
+        mock.patch("verifix.bounds.magnitudes.quantum", return_value=0.0),
+    ):
         plain, compiled = (interval_engine(graph, inputs, native=wish) for wish in (False, True))
         for name in (INPUT, *graph.nodes):
             plain._interval_node(name)
             compiled._interval_node(name)
-            size, torchs = compiled._magnitude(name), plain._magnitude(name)
+            size, torchs = compiled._magnitudes.at(name), plain._magnitudes.at(name)
             assert size.shape == torchs.shape
             assert_within(size, torchs, 2 * relative_error(graph, name, dtype) * torchs)
 
@@ -111,7 +115,7 @@ def test_threads_and_instruction_sets_change_no_bit(data: st.DataObject, graph: 
                 plan.forward = lambda *a, t=threads, i=isa, **k: plain(*a, **k, threads=t, isa=i)  # type: ignore[method-assign]
                 engine = interval_engine(graph, inputs, native=True)
                 found.append(
-                    [x for name in graph.nodes for x in (*engine._interval_node(name), engine._magnitude(name))]
+                    [x for name in graph.nodes for x in (*engine._interval_node(name), engine._magnitudes.at(name))]
                 )
         plan.forward = plain  # type: ignore[method-assign]
     for tensors in found[1:]:
@@ -136,14 +140,14 @@ def test_node_by_node() -> None:
             ours, torchs = compiled._interval_node(name), plain._interval_node(name)
             assert_within(ours[0], torchs[0], 4 * error_of(plain, name))
             assert_within(ours[1], torchs[1], 4 * error_of(plain, name))
-        assert compiled._forward is not None
-        assert plain._forward is None
-        used = [name for name in graph.nodes if graph.nodes[name] in compiled._forward]
+        assert compiled._intervals.compiled.forward is not None
+        assert plain._intervals.compiled.forward is None
+        used = [name for name in graph.nodes if graph.nodes[name] in compiled._intervals.compiled.forward]
         assert kinds["Convolution"] in used
         assert kinds["Dense"] in used
         assert kinds["MaxPool"] not in used
         assert kinds["TwoPiece"] not in used
-        assert not compiled._forward.lowered.missing
+        assert not compiled._intervals.compiled.forward.lowered.missing
 
 
 class Twice(Affine):
@@ -183,10 +187,13 @@ def test_what_the_plan_does_not_know_is_plain_torch() -> None:
             assert_within(ours[1], torchs[1], 4 * error_of(plain, name))
             low, high = compiled.node(name)
             assert bool((low <= high).all())
-        assert compiled._forward is not None
-        assert list(compiled._forward.lowered.missing) == ["twice"]
-        assert [name for name in graph.nodes if graph.nodes[name] in compiled._forward] == ["first", "second"]
-        assert compiled._native is None
+        assert compiled._intervals.compiled.forward is not None
+        assert list(compiled._intervals.compiled.forward.lowered.missing) == ["twice"]
+        assert [name for name in graph.nodes if graph.nodes[name] in compiled._intervals.compiled.forward] == [
+            "first",
+            "second",
+        ]
+        assert compiled._backward.native is None
 
 
 def test_a_reshape_is_no_arithmetic() -> None:
@@ -220,7 +227,7 @@ def test_gradients_go_through_torch() -> None:
     inputs = Ball("linf", 0.1).around(torch.rand(2, 2, 6, 6, dtype=torch.float64))
     engine = interval_engine(graph, inputs, native=True, rounding=False)
     lower, _ = engine.node(graph.output)
-    assert engine._forward is None
+    assert engine._intervals.compiled.forward is None
     assert lower.requires_grad
 
 
@@ -284,5 +291,5 @@ def test_padding_that_the_plan_leaves_to_torch() -> None:
     graph = Graph((1, 1, 1), [Node("0", operation, (INPUT,))])
     with torch.no_grad():
         engine = interval_engine(graph, Box(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)), native=True)
-        assert engine._compiled(graph.nodes["0"]) is None
-        assert engine._forward is not None
+        assert engine._intervals.compiled.at(graph.nodes["0"]) is None
+        assert engine._intervals.compiled.forward is not None

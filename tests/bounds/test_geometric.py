@@ -41,11 +41,11 @@ def failed(graph: Graph, inputs: InputSet, estimator: Estimator) -> Tensor:
     engine = Engine(graph, inputs, Method("backward", "same", estimator))
     engine.rows(graph.output, torch.zeros(1, 1, 3, dtype=DOUBLE), upper=False)
     exact = Engine(graph, inputs, Method("backward", "same"))
-    exact.relaxations, exact._preactivations = engine.relaxations, engine._preactivations
+    exact._known.relaxations, exact._known.preactivations = engine.relaxations, engine._known.preactivations
     found = torch.zeros(len(inputs), dtype=torch.bool)
     for name in ("0", *HIDDEN):
         lower, upper = exact._backward_node(name)  # on the very lines that the estimates were made for
-        low, high = engine._preactivations[name]
+        low, high = engine._known.preactivations[name]
         assert not torch.equal(low, lower) or name == "0"
         found |= ((low > lower + 1e-9) | (high < upper - 1e-9)).any(1)
     return found
@@ -153,7 +153,7 @@ def test_the_rounding_of_rows_is_covered(data: st.DataObject, graph: Graph) -> N
     engine = Engine(graph, inputs, parse_method("cap")[0])
     engine.rows(graph.output, torch.zeros(1, 1, *graph.shape), upper=False)
     single = Engine(graph, inputs, method)
-    single.relaxations, single._preactivations = engine.relaxations, engine._preactivations
+    single._known.relaxations, single._known.preactivations = engine.relaxations, engine._known.preactivations
     double = Engine(graph, inputs.to(DOUBLE), method)
     for name, line in engine.relaxations.items():
         fields = {f.name: getattr(line, f.name) for f in dataclasses.fields(line)}  # type: ignore[arg-type]
@@ -163,7 +163,9 @@ def test_the_rounding_of_rows_is_covered(data: st.DataObject, graph: Graph) -> N
         if fields.get("lower_slope") is fields.get("upper_slope"):
             kept["upper_slope"] = kept.get("lower_slope")
         double.relaxations[name] = type(line)(**{name: kept[name] for name in fields})  # parallel lines stay so
-    double._preactivations = {name: (a.double(), b.double()) for name, (a, b) in engine._preactivations.items()}
+    double._known.preactivations = {
+        name: (a.double(), b.double()) for name, (a, b) in engine._known.preactivations.items()
+    }
     found = []
     for one in (single, double):
         projection = one._projection
@@ -175,7 +177,6 @@ def test_the_rounding_of_rows_is_covered(data: st.DataObject, graph: Graph) -> N
     assert (found[0] is None) == (found[1] is None)
     if found[0] is not None and found[1] is not None:
         gap = (found[0].double() - found[1]).abs().flatten(2)
-        error = single._error_of_draws(graph.output)
-        assert error is not None
+        error = single._magnitudes.error_of_draws(graph.output)
         allowed = torch.stack(largest).amax(0)[:, None] * error.double().flatten(1)[:, None]
         assert (gap <= allowed).all()

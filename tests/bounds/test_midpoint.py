@@ -180,10 +180,10 @@ def test_sets_that_start_from_their_support(kind: str) -> None:
 def test_one_radius_for_all_inputs_goes_through_once() -> None:
     model, inputs = model_of("strided"), sets("linf whole")
     engine = Engine(capture(model, inputs.center), inputs, NAMED["ibp"], rounding=False)
-    midpoint, radius = engine._midpoints.box("0")
+    midpoint, radius = engine._intervals.midpoints.box("0")
     assert len(midpoint) == 2
     assert len(radius) == 1
-    assert engine._midpoints.box(INPUT)[0] is inputs.center
+    assert engine._intervals.midpoints.box(INPUT)[0] is inputs.center
 
 
 def test_each_sweep_knows_the_bounds_that_lines_are_made_of() -> None:
@@ -192,7 +192,7 @@ def test_each_sweep_knows_the_bounds_that_lines_are_made_of() -> None:
     for method, known in (("ibp", False), ("crown-ibp", True)):
         engine = Engine(graph, inputs, NAMED[method], rounding=False)
         engine.rows(graph.output, ROWS)
-        assert ("0" in engine._midpoints._intervals) == known
+        assert ("0" in engine._intervals.midpoints._intervals) == known
         first, second = (node for node in graph.nodes.values() if isinstance(node.operation, TwoPiece))
         lower, upper = engine.preactivation(first)
         assert (lower <= upper).all()
@@ -221,7 +221,7 @@ def test_clean_values_share_what_leads_to_the_first_activation(name: str, kind: 
     engine = Engine(graph, inputs, NAMED["ibp"], rounding=False)
     assert torch.equal(engine.clean(), graph(inputs.center))
     engine.rows(graph.output, ROWS)
-    known = engine._midpoints.values_at(engine.inputs.center)
+    known = engine._intervals.midpoints.values_at(engine.inputs.center)
     first = next(node.inputs[0] for node in graph.nodes.values() if isinstance(node.operation, TwoPiece))
     assert (first in known) == kind.endswith("whole")
     wanted = graph(inputs.center)

@@ -50,7 +50,7 @@ def test_native_equals_torch(data: st.DataObject, graph: Graph, method: str, kin
         with torch.no_grad():
             low, high = compiled(name, rows, reference.relaxations, upper=upper)
         below, above = backward(graph, name, units, reference.relaxations, inputs, upper=upper)
-        error = 2 * reference._error_of_rows(name, units)
+        error = 2 * reference._magnitudes.error_of_rows(name, units)
         assert_within(low, below, error)
         if upper:
             assert_within(high, above, error)
@@ -69,7 +69,7 @@ def test_float32_within_its_error_of_float64(data: st.DataObject, graph: Graph, 
     rows = unit_rows(shape, torch.float32) if rows is None else rows
     with torch.no_grad():
         lower, upper = single.rows(graph.output, rows)
-    assert single._native is not None
+    assert single._backward.native is not None
     lines: Mapping[str, Relaxation] = {name: exact(relaxation) for name, relaxation in single.relaxations.items()}
     low, high = backward(graph, graph.output, rows.double(), lines, inputs.to(torch.float64))
     assert upper is not None
@@ -94,7 +94,7 @@ def test_the_engine_uses_it_and_holds(data: st.DataObject, graph: Graph, method:
                 value = values[name].unflatten(0, x.shape[:2])
                 assert (lower.double() <= value).all(), name
                 assert (upper.double() >= value).all(), name
-        assert native._native is not None
+        assert native._backward.native is not None
 
 
 @settings(max_examples=80)
@@ -113,7 +113,7 @@ def test_wild_networks(data: st.DataObject, graph: Graph, method: str) -> None:
             assert not (upper.double() < value).any(), name
             assert not torch.isposinf(lower).any()
             assert not torch.isneginf(upper).any()
-    assert native._native is not None
+    assert native._backward.native is not None
 
 
 @settings(max_examples=25)
@@ -160,7 +160,7 @@ def test_in_rational_arithmetic(size: int, outputs: int, seed: int, norm: str) -
     native = Engine(graph, Ball(norm, eps).around(x), parse_method("backward:same")[0])
     with torch.no_grad():
         lower, upper = native.node("2")
-    assert native._native is not None
+    assert native._backward.native is not None
     relaxation = native.relaxations["1"]
     lows, highs = relaxation.lower_offset, relaxation.upper_offset
     for o in range(outputs):

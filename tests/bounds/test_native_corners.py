@@ -45,8 +45,8 @@ def test_a_node_beside_others_that_need_no_lines() -> None:
         native, plain = (Engine(graph, inputs, parse_method("crown")[0], native=wish) for wish in (True, False))
         with torch.no_grad():
             ours, torchs = native.node(name), plain.node(name)
-        assert native._native is not None
-        error = 4 * plain._error_of_rows(name, unit_rows((3,), torch.float64))
+        assert native._backward.native is not None
+        error = 4 * plain._magnitudes.error_of_rows(name, unit_rows((3,), torch.float64))
         assert_within(ours[0], torchs[0], error)
         assert_within(ours[1], torchs[1], error)
 
@@ -65,7 +65,7 @@ def test_no_inputs_no_rows(n: int, dtype: torch.dtype) -> None:
                 assert high.shape == (n, count)
         lower, upper = native.node(graph.output)
     assert lower.shape == upper.shape == (n, 3)
-    assert native._native is not None
+    assert native._backward.native is not None
 
 
 def test_scalars_and_single_units() -> None:
@@ -81,9 +81,11 @@ def test_scalars_and_single_units() -> None:
             shape = graph.shape_of(name)
             for ours, torchs in zip(native.node(name), plain.node(name), strict=True):
                 assert_within(
-                    ours, torchs, 4 * plain._error_of_rows(name, unit_rows(shape, torch.float64)).reshape(2, *shape)
+                    ours,
+                    torchs,
+                    4 * plain._magnitudes.error_of_rows(name, unit_rows(shape, torch.float64)).reshape(2, *shape),
                 )
-            assert native._native is not None
+            assert native._backward.native is not None
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
@@ -190,13 +192,13 @@ def test_windows_larger_than_the_image_and_channels_across_vectors(dtype: torch.
         with torch.no_grad():
             engine_.node("3")
             for name in graph.nodes:
-                ours = engine_._pass(name, None, upper=True)
+                ours = engine_._backward(name, None, engine_.relaxations, upper=True)
                 units = unit_rows(graph.shape_of(name), dtype)
-                torchs = engine_._pass_by_tiles(name, units, upper=True)
-                error = 2 * engine_._error_of_rows(name, units)
+                torchs = engine_._backward.by_tiles(name, units, engine_.relaxations, upper=True)
+                error = 2 * engine_._magnitudes.error_of_rows(name, units)
                 assert_within(ours[0], torchs[0], error)
                 assert_within(ours[1], torchs[1], error)
-        assert engine_._native is not None
+        assert engine_._backward.native is not None
 
 
 def test_what_cannot_be_expressed_is_named() -> None:

@@ -72,7 +72,7 @@ def test_equals_torch(device: str, data: st.DataObject, graph: Graph, method: st
             with torch.no_grad():
                 low, high = compiled(name, rows, reference.relaxations, upper=upper)
             below, above = backward(graph, name, units, reference.relaxations, inputs, upper=upper)
-            error = 2 * reference._error_of_rows(name, units)
+            error = 2 * reference._magnitudes.error_of_rows(name, units)
             assert_within(low, below, error)
             if upper:
                 assert_within(high, above, error)
@@ -95,7 +95,7 @@ def test_float32_within_its_error_of_float64(
         rows = (unit_rows(shape, torch.float32) if rows is None else rows).to(where)
         with torch.no_grad():
             lower, upper = single.rows(graph.output, rows)
-        assert single._native is not None
+        assert single._backward.native is not None
         lines = {name: exact(relaxation) for name, relaxation in single.relaxations.items()}
         low, high = backward(graph, graph.output, rows.double(), lines, inputs.to(torch.float64))
         assert upper is not None
@@ -123,7 +123,7 @@ def test_wild_networks(device: str, data: st.DataObject, graph: Graph, method: s
                 assert not (upper.double() < value).any(), name
                 assert not torch.isposinf(lower).any()
                 assert not torch.isneginf(upper).any()
-        assert engine._native is not None
+        assert engine._backward.native is not None
 
 
 def small_network() -> Graph:
@@ -143,7 +143,7 @@ def test_memory_changes_no_bit(device: str) -> None:
             inputs = Ball("l2", 0.1).around(torch.linspace(0, 1, 3 * 128).reshape(3, 2, 8, 8)).to(where)
             engine = Engine(graph, inputs, parse_method("crown")[0], memory=memory)
             found.append(engine.node(graph.output))
-            assert engine._native is not None
+            assert engine._backward.native is not None
     for lower, upper in found[1:]:
         assert same_bits(lower, found[0][0])
         assert same_bits(upper, found[0][1])
@@ -169,12 +169,12 @@ def test_schedules_are_kept() -> None:
         inputs = Ball("linf", 0.1).around(torch.rand(2, 2, 8, 8))
         engine = Engine(graph, inputs, parse_method("crown")[0])
         engine.node(graph.output)
-        assert engine._native is not None
-        plan = engine._native.plan
+        assert engine._backward.native is not None
+        plan = engine._backward.native.plan
         known = dict(plan.schedules)
         assert len(known) == 3
-        first = engine._native(graph.output, None, engine.relaxations, upper=True)
-        again = engine._native(graph.output, None, engine.relaxations, upper=True)
+        first = engine._backward.native(graph.output, None, engine.relaxations, upper=True)
+        again = engine._backward.native(graph.output, None, engine.relaxations, upper=True)
         assert plan.schedules == known
         assert same_bits(first[0], again[0])
         engine.rows(graph.output, torch.eye(5)[None, :2])

@@ -123,14 +123,14 @@ def agrees(graph: Graph, inputs: InputSet, method: str) -> None:
             shape = graph.shape_of(name)
             for kind, upper in (("unit", True), ("many", False), ("shared", True)):
                 rows = some_rows(shape, len(inputs), kind, dtype)
-                ours = engine._pass(name, rows, upper=upper)
+                ours = engine._backward(name, rows, engine.relaxations, upper=upper)
                 all_rows = unit_rows(shape, dtype) if rows is None else rows
-                torchs = engine._pass_by_tiles(name, all_rows, upper=upper)
-                error = 2 * engine._error_of_rows(name, all_rows)
+                torchs = engine._backward.by_tiles(name, all_rows, engine.relaxations, upper=upper)
+                error = 2 * engine._magnitudes.error_of_rows(name, all_rows)
                 assert_within(ours[0], torchs[0], error)
                 if upper:
                     assert_within(ours[1], torchs[1], error)
-    assert engine._native is not None
+    assert engine._backward.native is not None
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
@@ -204,7 +204,7 @@ def test_forms_fit_the_byte_budget(memory: int) -> None:
     engine = Engine(graph, inputs, parse_method("cap")[0], memory=memory)
     with torch.no_grad():
         engine.node(graph.output)
-        native, plain = engine._native, Engine(graph, inputs, parse_method("cap")[0], native=False)
+        native, plain = engine._backward.native, Engine(graph, inputs, parse_method("cap")[0], native=False)
         assert native is not None
         forms, tiles = native.plan.forms, list[list[int]]()
 
@@ -215,20 +215,20 @@ def test_forms_fit_the_byte_budget(memory: int) -> None:
         native.plan.forms = seen  # type: ignore[method-assign]
         for name, node in graph.nodes.items():
             tiles.clear()
-            low, high = engine._pass(name, None, upper=True)
+            low, high = engine._backward(name, None, engine.relaxations, upper=True)
             size = math.prod(node.shape)
             assert [place for tile in tiles for place in tile] == list(range(size))
             most = max(map(len, tiles))
             assert most == 1 or most * len(inputs) * bytes_per_row(graph, torch.float64) <= memory
             assert (most == size) == (memory == 2**30)
             plain.node(name)
-            below, above = plain._pass(name, None, upper=True)
-            error = 2 * plain._error_of_rows(name, unit_rows(node.shape, torch.float64))
+            below, above = plain._backward(name, None, plain.relaxations, upper=True)
+            error = 2 * plain._magnitudes.error_of_rows(name, unit_rows(node.shape, torch.float64))
             assert_within(low, below, error)
             assert_within(high, above, error)
             wanted = torch.rand(len(inputs), *node.shape) < 0.3
-            low, high = engine._pass(name, None, upper=True, wanted=wanted)
-            below, above = plain._pass(name, None, upper=True, wanted=wanted)
+            low, high = engine._backward(name, None, engine.relaxations, upper=True, wanted=wanted)
+            below, above = plain._backward(name, None, plain.relaxations, upper=True, wanted=wanted)
             assert bool((low[~wanted] == -torch.inf).all())
             assert high is not None and above is not None
             assert bool((high[~wanted] == torch.inf).all())
@@ -247,7 +247,7 @@ def test_no_inputs_and_no_rows(kind: str) -> None:
                 assert low.shape == (n, count)
                 assert high is not None
                 assert high.shape == (n, count)
-        assert engine._native is not None
+        assert engine._backward.native is not None
 
 
 @pytest.mark.parametrize("kind", awkward_sets(torch.float32))
@@ -261,7 +261,7 @@ def test_not_a_number_is_unknown(kind: str) -> None:
         spoiled = lines.lower_slope.clone()
         spoiled[0] = torch.nan
         engine.relaxations[name] = Lines(spoiled, lines.lower_offset, spoiled, lines.upper_offset)
-        lower, upper = engine._pass(graph.output, None, upper=True)
+        lower, upper = engine._backward(graph.output, None, engine.relaxations, upper=True)
     assert upper is not None
     assert torch.isnan(lower[0]).all()
     assert torch.isnan(upper[0]).all()

@@ -61,7 +61,7 @@ def test_parts_are_the_whole(
     x = torch.rand(5, *((4,) if name == "residual" else (1, 8, 8)), dtype=torch.float64)
     seen = []
     for together in (1 << 62, 2):
-        for module in ("backward", "engine"):
+        for module in ("backward", "dispatch"):
             monkeypatch.setattr(
                 sys.modules[f"verifix.bounds.{module}"], "inputs_in_caches", lambda graph, rows, k=together: k
             )

@@ -39,7 +39,7 @@ def known_lines(graph: Graph, inputs: InputSet) -> Engine:
 def projected(engine: Engine, estimator: Estimator) -> tuple[Engine, Projection]:
     """One that estimates, on the lines of an engine that does not."""
     other = Engine(engine.graph, engine.inputs, dataclasses.replace(engine.method, estimator=estimator))
-    other.relaxations, other._preactivations = dict(engine.relaxations), dict(engine._preactivations)
+    other._known.relaxations, other._known.preactivations = dict(engine.relaxations), dict(engine._known.preactivations)
     assert other._projection is not None
     return other, other._projection
 
@@ -107,8 +107,8 @@ def test_the_terms_of_many_max_poolings_are_accounted() -> None:
     engine._projection._prepare("11")
     center = engine._projection._center.at("11")
     assert center is not None
-    assert float((center / engine._magnitude("11")).amax()) > 11
-    assert (center <= engine._slack("11") * engine._magnitude("11")).all()
+    assert float((center / engine._magnitudes.at("11")).amax()) > 11
+    assert (center <= engine._magnitudes.slack("11") * engine._magnitudes.at("11")).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -208,7 +208,7 @@ def test_margins_are_exact_given_the_hidden_bounds() -> None:
     rows = torch.eye(4, dtype=DOUBLE)[None]
     got = estimated.rows("4", rows)
     exact = Engine(graph, sets, parse_method("cap")[0])
-    exact.relaxations, exact._preactivations = estimated.relaxations, estimated._preactivations
+    exact._known.relaxations, exact._known.preactivations = estimated.relaxations, estimated._known.preactivations
     torch.testing.assert_close(got, exact.rows("4", rows), rtol=1e-14, atol=1e-14)
 
 
@@ -222,7 +222,10 @@ def test_outputs_are_exact_given_the_hidden_bounds(estimator: Estimator) -> None
     estimated = Engine(capture(model, sets.center), sets, Method("backward", "same", estimator))
     got = estimated.node("4")
     exact = Engine(capture(model, sets.center), sets, parse_method("cap")[0])
-    exact.relaxations, exact._preactivations = dict(estimated.relaxations), dict(estimated._preactivations)
+    exact._known.relaxations, exact._known.preactivations = (
+        dict(estimated.relaxations),
+        dict(estimated._known.preactivations),
+    )
     torch.testing.assert_close(got, exact._backward_node("4"), rtol=1e-14, atol=1e-14)
 
 

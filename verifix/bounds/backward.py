@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from verifix.bounds.tiles import inputs_in_caches
 from verifix.graph import INPUT, Graph, Node
-from verifix.operations import Affine, Levels, Lines, Relaxation
+from verifix.operations import Affine, Levels, Lines, Relaxation, Shape
 from verifix.operations.relaxation import Pulled
 from verifix.sets import InputSet
 from verifix.tensors import contract, fold, unfold
@@ -169,3 +170,10 @@ def _concretise(inputs: InputSet, forms: Forms, low: Tensor, high: Tensor | None
     if forms.upper is not None and high is not None:
         high = high + inputs.support(forms.upper)
     return low, high
+
+
+def unit_rows(places: Tensor, shape: Shape, like: Tensor) -> Tensor:
+    """A row for each of some entries ``(r,)`` of an activation, that picks it: ``(1, r, *shape)``."""
+    rows = like.new_zeros(len(places), math.prod(shape))
+    rows[torch.arange(len(rows), device=rows.device), places] = 1.0
+    return rows.reshape(1, -1, *shape)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from verifix.bounds.lowered import Lowered
-from verifix.graph import Node
+from verifix.bounds.lowered import Inexpressible, Lowered, lower
+from verifix.bounds.rounding import quantum
+from verifix.graph import Graph, Node
 from verifix.operations import Affine
-
-Interval = tuple[Tensor, Tensor]
+from verifix.tensors import Interval
 
 
 class ForwardPass:
@@ -50,3 +50,35 @@ class ForwardPass:
             quantum=self.quantum,
         )
         return tuple(stored.unpack(x, node.shape) for x in found)
+
+
+class Compiled:
+    """The forward pass of a graph on the compiled plan, made when it is first asked for.
+
+    Args:
+        like: what its activations are like: their dtype, and where they are.
+        wanted: whether to use it at all.
+    """
+
+    def __init__(self, graph: Graph, like: Tensor, *, wanted: bool) -> None:
+        self.graph, self.like = graph, like
+        self.forward: ForwardPass | None = None
+        self._wanted = wanted
+
+    @property
+    def lowered(self) -> Lowered | None:
+        """The graph on the plan, where the pass is in use."""
+        return None if self.forward is None else self.forward.lowered
+
+    def at(self, node: Node) -> ForwardPass | None:
+        """The pass, where it has a step for a node."""
+        if self._wanted and self.forward is None:
+            try:
+                self.forward = ForwardPass(lower(self.graph, self.like), quantum(self.like.dtype))
+            except Inexpressible:
+                self._wanted = False
+        return self.forward if self.forward is not None and node in self.forward else None
+
+    def shaped(self, name: str, x: Tensor) -> Tensor:
+        """What steps leave in the shape of their source, in that of its node."""
+        return x.reshape(len(x), *self.graph.shape_of(name))

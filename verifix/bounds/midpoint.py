@@ -9,8 +9,7 @@ from verifix.graph import INPUT, Graph, Node
 from verifix.kernels.interval_image import interval_image
 from verifix.operations import Affine, Levels, Relaxation, TwoPiece
 from verifix.sets import InputSet
-
-Interval = tuple[Tensor, Tensor]
+from verifix.tensors import Interval
 
 
 class MidpointPass:

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from verifix.errors import InvalidValue
 from verifix.kernels import native
-from verifix.tensors import Entries
+from verifix.tensors import Entries, Interval
 
 Shape = tuple[int, ...]
-Interval = tuple[Tensor, Tensor]
-
 
 LIBRARIES = {"cpu": "verifix._C", "cuda": "verifix._C_cuda"}
 """Which compiled part runs plans on which type of device."""

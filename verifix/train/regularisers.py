@@ -29,8 +29,7 @@ from verifix.bounds import Engine
 from verifix.errors import InvalidValue
 from verifix.graph import Graph, Node
 from verifix.operations import TwoPiece
-
-Interval = tuple[Tensor, Tensor]
+from verifix.tensors import Interval
 
 
 def regularised(graph: Graph) -> list[Node]:
