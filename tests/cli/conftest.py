@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.cli.written import files
 from verifix.cli.main import main
 
 
@@ -31,6 +32,34 @@ def verifix(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(status, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with a user's own module ``networks``: the ``NETWORKS`` of the file of tests."""
+    (tmp_path / "networks.py").write_text(request.module.NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    sys.modules.pop("networks", None)
+    yield tmp_path
+    sys.modules.pop("networks", None)
+
+
+@pytest.fixture
+def refuses(verifix: Callable[..., Outcome], place: Path) -> Callable[[Sequence[object], str], None]:
+    """Check that a command line is answered by one line, which holds a message, and status 2, and that nothing is
+    written, to a run that is there already neither."""
+
+    def check(args: Sequence[object], message: str) -> None:
+        before = files(place)
+        status, out, err = verifix(*args)
+        assert (status, out) == (2, "")
+        assert err.startswith("verifix: error: ")
+        assert message in err
+        assert err.count("\n") == 1
+        assert files(place) == before
+
+    return check
 
 
 @pytest.fixture

@@ -18,6 +18,18 @@ def wait_for_results(process: subprocess.Popen[str], run: Path, size: int) -> No
         time.sleep(0.002)
 
 
+def wait_until(process: subprocess.Popen[str], done: Callable[[], bool]) -> None:
+    """Until something has come about, which the process must not end without."""
+    while not done():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 def check_killed_run(
     start: Callable[..., subprocess.Popen[str]], place: Path, command: tuple[str, ...], most: int
 ) -> int:
@@ -37,8 +49,7 @@ def check_killed_run(
             time.sleep(draw.random() / 20)
         if kills == most or process.poll() is not None:
             break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill(process)
         kills += 1
         assert expected.startswith(results.read_bytes())
     process.communicate()

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cli.killing import check_killed_run
+from tests.cli.written import lines, summary_of
 from verifix.attack import FGSM, PGD, MultiSteepestDescent, WorstOf, evaluate
 from verifix.data import load
 from verifix.sets import Ball, Union, Wasserstein
@@ -61,12 +60,8 @@ def slow():
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(place: Path) -> Path:
     """A working folder with networks of the user's own, and weights that answer about 80 % of the digits rightly."""
-    (tmp_path / "networks.py").write_text(NETWORKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    sys.modules.pop("networks", None)
     import networks  # type: ignore[import-not-found]
 
     torch.manual_seed(1)
@@ -76,9 +71,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(model(data.images), data.labels).backward()
         optimiser.step()
-    save_file(model.state_dict(), tmp_path / "net.safetensors")
-    yield tmp_path
-    sys.modules.pop("networks", None)
+    save_file(model.state_dict(), place / "net.safetensors")
+    return place
 
 
 def attack(*args: object, model: str = "networks:net", out: str = "run") -> list[object]:
@@ -86,18 +80,6 @@ def attack(*args: object, model: str = "networks:net", out: str = "run") -> list
     weights = ["--weights", "net.safetensors"] if model == "networks:net" else []
     data = ["--data", "digits", "--eps", "0.05", "--box", "0", "1", "--limit", "60", "--batch", "16"]
     return ["attack", model, *weights, *data, "--attack", "fgsm+pgd", "--out", out, *args]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-
-
-def summary_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "summary.json").read_text())
 
 
 class TestResults:
@@ -366,16 +348,6 @@ BAD_MODEL = {
 class TestBadInput:
     """One line, status 2, and nothing is written; to a run that is there already neither."""
 
-    def check(self, verifix: Callable[..., Any], place: Path, args: list[object], message: str) -> None:
-        before = files(place)
-        status, out, err = verifix(*args)
-        assert (status, out) == (2, "")
-        assert err.startswith("verifix: error: ")
-        assert message in err
-        assert err.count("\n") == 1
-        assert files(place) == before
-        assert not (place / "fresh").exists()
-
     @pytest.fixture(autouse=True)
     def bad_files(self, place: Path) -> None:
         x, y = load("digits").first(9).images.numpy(), np.arange(9)
@@ -386,37 +358,37 @@ class TestBadInput:
         (place / "a_file").write_text("mine")
 
     @pytest.mark.parametrize(("extra", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
-    def test_input(self, verifix: Callable[..., Any], place: Path, extra: list[str], message: str) -> None:
-        self.check(verifix, place, attack(*extra, out=extra[1] if extra[0] == "--out" else "fresh"), message)
+    def test_input(self, refuses: Callable[..., None], extra: list[str], message: str) -> None:
+        refuses(attack(*extra, out=extra[1] if extra[0] == "--out" else "fresh"), message)
 
     @pytest.mark.parametrize(("model", "message"), BAD_MODEL.items(), ids=BAD_MODEL)
-    def test_model(self, verifix: Callable[..., Any], place: Path, model: str, message: str) -> None:
-        self.check(verifix, place, attack(model=model, out="fresh"), message)
+    def test_model(self, refuses: Callable[..., None], model: str, message: str) -> None:
+        refuses(attack(model=model, out="fresh"), message)
 
-    def test_no_radius(self, verifix: Callable[..., Any], place: Path) -> None:
+    def test_no_radius(self, refuses: Callable[..., None]) -> None:
         args = attack(out="fresh")
         del args[args.index("--eps") : args.index("--eps") + 2]
-        self.check(verifix, place, args, "eps = None: name the radius, such as --eps 0.1")
+        refuses(args, "eps = None: name the radius, such as --eps 0.1")
 
-    def test_loss_for_more_classes(self, verifix: Callable[..., Any], place: Path) -> None:
+    def test_loss_for_more_classes(self, refuses: Callable[..., None], place: Path) -> None:
         """What an attack refuses only when it runs is refused before anything is written all the same."""
         data = load("digits").first(9)
         np.savez(place / "two.npz", x=data.images.numpy(), y=data.labels.numpy() % 2)
         args = attack("--data", "npz:two.npz", "--attack", 'fgsm+pgd(loss="dlr")', model="networks:two", out="fresh")
-        self.check(verifix, place, args, "loss = dlr: needs at least 3 classes, the network has 2")
+        refuses(args, "loss = dlr: needs at least 3 classes, the network has 2")
 
-    def test_run_that_is_there(self, verifix: Callable[..., Any], place: Path) -> None:
+    def test_run_that_is_there(self, verifix: Callable[..., Any], refuses: Callable[..., None]) -> None:
         assert verifix(*attack("--steps", "2")).status == 0
-        self.check(verifix, place, attack("--steps", "2"), "holds 60 results already: add --resume")
+        refuses(attack("--steps", "2"), "holds 60 results already: add --resume")
         resume = ["--steps", "2", "--resume"]
-        self.check(verifix, place, attack(*resume, "--eps", "0.1"), "(eps was 0.05, now 0.1)")
-        self.check(verifix, place, attack(*resume, "--attack", "pgd"), "attack was fgsm+pgd, now pgd")
-        self.check(verifix, place, attack("--resume", "--steps", "3"), "attacks was ")
-        self.check(verifix, place, attack(*resume, "--seed", "1"), "(seed was 0, now 1)")
-        self.check(verifix, place, attack(*resume, "--save-examples"), "(save_examples was False, now True)")
-        self.check(verifix, place, attack(*resume, "--sanity"), "(sanity was False, now True)")
+        refuses(attack(*resume, "--eps", "0.1"), "(eps was 0.05, now 0.1)")
+        refuses(attack(*resume, "--attack", "pgd"), "attack was fgsm+pgd, now pgd")
+        refuses(attack("--resume", "--steps", "3"), "attacks was ")
+        refuses(attack(*resume, "--seed", "1"), "(seed was 0, now 1)")
+        refuses(attack(*resume, "--save-examples"), "(save_examples was False, now True)")
+        refuses(attack(*resume, "--sanity"), "(sanity was False, now True)")
         certify = ["certify", "networks:net", "--data", "digits", "--eps", "0.05", "--out", "run", "--resume"]
-        self.check(verifix, place, certify, "attack was fgsm+pgd, now absent")
+        refuses(certify, "attack was fgsm+pgd, now absent")
         assert verifix(*attack(*resume, "--threads", "1")).status == 0
 
 

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import signal
 import struct
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch import nn
 
 import verifix as vx
 from tests.cli.killing import check_killed_run, wait_for_results
+from tests.cli.written import lines, summary_of
 from verifix.data import load
 
 NETWORKS = """
@@ -55,33 +54,20 @@ def missing():
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def place(place: Path) -> Path:
     """A working folder with networks of the user's own and weights for one."""
-    (tmp_path / "networks.py").write_text(NETWORKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    sys.modules.pop("networks", None)
     import networks  # type: ignore[import-not-found]
 
     torch.manual_seed(1)
     model = networks.net()
-    save_file(model.state_dict(), tmp_path / "net.safetensors")
-    yield tmp_path
-    sys.modules.pop("networks", None)
+    save_file(model.state_dict(), place / "net.safetensors")
+    return place
 
 
 def certify(*args: object, out: str = "run", data: str = "digits", eps: str = "0.01") -> list[object]:
     """A command line that is right, and what a test adds to it; of options named twice the last one counts."""
     model = ["networks:net", "--weights", "net.safetensors"]
     return ["certify", *model, "--data", data, "--eps", eps, "--limit", "40", "--batch", "16", "--out", out, *args]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
 
 
 class TestResults:
@@ -103,7 +89,7 @@ class TestResults:
         assert [line["label"] for line in written] == data.labels.tolist()
         assert [line["prediction"] for line in written] == model(data.images).argmax(1).tolist()
 
-        summary = json.loads((place / "run" / "summary.json").read_text())
+        summary = summary_of(place / "run")
         verified = sum(verdict == "verified" for verdict in result.verdicts)
         assert summary["certified_error"] == (40 - verified) / 40
         assert f"{summary['certified_error']:.2%}" in out
@@ -269,53 +255,43 @@ BAD_MODEL: dict[str, str] = {
 class TestBadInput:
     """One line, status 2, and nothing is written; to a run that is there already neither."""
 
-    def check(self, verifix: Callable[..., Any], place: Path, args: list[object], message: str) -> None:
-        before = files(place)
-        status, out, err = verifix(*args)
-        assert (status, out) == (2, "")
-        assert err.startswith("verifix: error: ")
-        assert message in err
-        assert err.count("\n") == 1
-        assert files(place) == before
-        assert not (place / "fresh").exists()
-
     @pytest.mark.parametrize(("extra", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
-    def test_input(self, verifix: Callable[..., Any], place: Path, extra: list[str], message: str) -> None:
+    def test_input(self, refuses: Callable[..., None], place: Path, extra: list[str], message: str) -> None:
         write_bad_input(place)
-        self.check(verifix, place, certify(*extra, out=extra[1] if extra[0] == "--out" else "fresh"), message)
+        refuses(certify(*extra, out=extra[1] if extra[0] == "--out" else "fresh"), message)
 
     @pytest.mark.parametrize(("model", "message"), BAD_MODEL.items(), ids=BAD_MODEL)
-    def test_model(self, verifix: Callable[..., Any], place: Path, model: str, message: str) -> None:
+    def test_model(self, refuses: Callable[..., None], place: Path, model: str, message: str) -> None:
         (place / "a_file.pt2").write_text("mine")
         args: list[object] = ["certify", model, "--data", "digits", "--eps", "0.1", "--out", "fresh"]
-        self.check(verifix, place, args, message)
+        refuses(args, message)
 
     def test_unsupported_operation_names_the_line(self, verifix: Callable[..., Any], place: Path) -> None:
         args = ["certify", "networks:Unsupported", "--data", "digits", "--eps", "0.1", "--out", "fresh"]
         number = 1 + NETWORKS.splitlines().index("        return torch.special.erfcx(x.flatten(1)[:, :10])")
         assert f"networks.py:{number}" in verifix(*args).err.replace('", line ', ":")
 
-    def test_run_that_is_there(self, verifix: Callable[..., Any], place: Path) -> None:
+    def test_run_that_is_there(self, verifix: Callable[..., Any], refuses: Callable[..., None], place: Path) -> None:
         assert verifix(*certify()).status == 0
         write_bad_input(place)
-        self.check(verifix, place, certify(), "holds 40 results already: add --resume")
-        self.check(verifix, place, certify("--resume", eps="0.02"), "(eps was 0.01, now 0.02)")
-        self.check(verifix, place, certify("--resume", "--box", "0", "1"), "(box was None, now [0.0, 1.0])")
-        self.check(verifix, place, certify("--resume", "--method", "ibp"), "(method was cap, now ibp)")
-        self.check(verifix, place, certify("--resume", "--seed", "1"), "(seed was 0, now 1)")
-        self.check(verifix, place, certify("--resume", "--mean", "0.1"), "mean was None, now [0.1]")
-        self.check(verifix, place, certify("--resume", "--limit", "41"), "limit was 40, now 41")
-        self.check(verifix, place, certify("--resume", "--batch", "15"), "(batch was 16, now 15)")
-        self.check(verifix, place, certify("--resume", "--dtype", "float64"), "dtype was float32, now float64")
-        self.check(verifix, place, certify("--resume", data="digits:train"), "data was digits:test, now digits:train")
-        self.check(verifix, place, certify("--resume", "--weights", "nan.pth"), "NaN or infinite weights")
+        refuses(certify(), "holds 40 results already: add --resume")
+        refuses(certify("--resume", eps="0.02"), "(eps was 0.01, now 0.02)")
+        refuses(certify("--resume", "--box", "0", "1"), "(box was None, now [0.0, 1.0])")
+        refuses(certify("--resume", "--method", "ibp"), "(method was cap, now ibp)")
+        refuses(certify("--resume", "--seed", "1"), "(seed was 0, now 1)")
+        refuses(certify("--resume", "--mean", "0.1"), "mean was None, now [0.1]")
+        refuses(certify("--resume", "--limit", "41"), "limit was 40, now 41")
+        refuses(certify("--resume", "--batch", "15"), "(batch was 16, now 15)")
+        refuses(certify("--resume", "--dtype", "float64"), "dtype was float32, now float64")
+        refuses(certify("--resume", data="digits:train"), "data was digits:test, now digits:train")
+        refuses(certify("--resume", "--weights", "nan.pth"), "NaN or infinite weights")
         assert verifix(*certify("--resume", "--threads", "1")).status == 0
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_unwritable(self, verifix: Callable[..., Any], place: Path) -> None:
+    def test_unwritable(self, refuses: Callable[..., None], place: Path) -> None:
         (place / "locked").mkdir(0o500)
-        self.check(verifix, place, certify(out="locked/run"), "out = locked/run: cannot be made: Permission denied")
-        self.check(verifix, place, certify(out="locked"), "out = locked: cannot be written: Permission denied")
+        refuses(certify(out="locked/run"), "out = locked/run: cannot be made: Permission denied")
+        refuses(certify(out="locked"), "out = locked: cannot be written: Permission denied")
 
 
 COUNT = 120

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,16 +19,7 @@ def net():
 def smooth():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softplus())
 """
-NETWORK = ("figures", "network", "pictured:net", "--data", "digits", "--out", "new/pictures")
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "pictured.py").write_text(NETWORKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    sys.modules.pop("pictured", None)
-    return tmp_path
+NETWORK = ("figures", "network", "networks:net", "--data", "digits", "--out", "new/pictures")
 
 
 class TestToy:
@@ -134,13 +124,13 @@ class TestNetwork:
     def test_pictures(self, verifix: Callable[..., Any], place: Path) -> None:
         status, out, err = verifix(*NETWORK, "--eps", "0.02", "--box", 0, 1, "--limit", 5, "--programs", 1)
         assert (status, err.splitlines()) == (0, ["bounds of units: done", "linear programs: done"])
-        assert "pictured:net on digits" in out
+        assert "networks:net on digits" in out
         names = {path.name for path in (place / "new/pictures").iterdir()}
         assert names == {
             "settings.json", *(f"{n}.{s}" for n in ("filters_0", "units", "tightness") for s in ("png", "json")),
         }  # fmt: skip
         written = json.loads((place / "new/pictures/settings.json").read_text())
-        assert written["settings"]["model"] == "pictured:net"
+        assert written["settings"]["model"] == "networks:net"
         assert (written["settings"]["inputs"], written["settings"]["programs"]) == (5, 1)
         assert written["sources"]["data"] == "digits"
 
@@ -168,7 +158,7 @@ class TestNetwork:
         assert [name for name in sorted(path.name for path in place.iterdir()) if name != "__pycache__"] == before
 
     def test_unsupported(self, verifix: Callable[..., Any], place: Path) -> None:
-        status, _, err = verifix("figures", "network", "pictured:smooth", *NETWORK[3:], "--eps", "0.1")
+        status, _, err = verifix("figures", "network", "networks:smooth", *NETWORK[3:], "--eps", "0.1")
         assert (status, err.count("\n")) == (2, 1)
         assert "oftplus" in err.lower() and not (place / "new").exists()
 

@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.cli.killing import kill, wait_until
+from tests.cli.written import lines
 from verifix.data import load
 from verifix.models import load_model
 
@@ -34,17 +36,7 @@ def deep():
 """
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with networks of the user's own."""
-    (tmp_path / "own_networks.py").write_text(NETWORKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    sys.modules.pop("own_networks", None)
-    return tmp_path
-
-
-def train(*args: object, model: str = "own_networks:net", out: str = "run") -> list[object]:
+def train(*args: object, model: str = "networks:net", out: str = "run") -> list[object]:
     """A command line that is right, and what a test adds to it; of options named twice the last one counts."""
     usual = ["--data", "digits", "--eps", "0.05", "--box", "0", "1", "--method", "crown-ibp", "--limit", "90"]
     return ["train", model, *usual, "--epochs", "3", "--batch", "20", "--out", out, *args]
@@ -52,8 +44,7 @@ def train(*args: object, model: str = "own_networks:net", out: str = "run") -> l
 
 def log(folder: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
     """The log, without what it cost."""
-    lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "cost"} for line in lines]
+    return [{key: value for key, value in line.items() if key != "cost"} for line in lines(folder, name)]
 
 
 def epochs_done(folder: Path) -> int:
@@ -74,10 +65,10 @@ class TestRun:
             assert list(cost) == ["seconds", "validation_seconds", "examples_per_second", "peak_memory"]
             assert all(number > 0 for number in cost.values())
         said = json.loads((place / "run" / "best.json").read_text())["settings"]
-        assert (said["model"], said["mean"], said["std"]) == ("own_networks:net", [0.3], [0.4])
+        assert (said["model"], said["mean"], said["std"]) == ("networks:net", [0.3], [0.4])
         assert (said["norm"], said["eps"], said["box"], said["data"]) == ("linf", 0.05, [0.0, 1.0], "digits:train")
 
-        common = ["own_networks:net", "--weights", "run/best.safetensors", "--mean", "0.3", "--std", "0.4"]
+        common = ["networks:net", "--weights", "run/best.safetensors", "--mean", "0.3", "--std", "0.4"]
         certified = verifix(
             "certify", *common, "--data", "digits", "--eps", "0.05", "--limit", "20", "--out", "certified"
         )
@@ -123,25 +114,25 @@ class TestRun:
 
     def test_batch_norm_with_statistics_of_clean_inputs(self, verifix: Callable[..., Any], place: Path) -> None:
         how = ["--batch-norm", "clean", "--initialisation", "ibp", "--regulariser", "0.5", "--method", "ibp"]
-        done = verifix(*train(*how, model="own_networks:normed"))
+        done = verifix(*train(*how, model="networks:normed"))
         assert (done.status, done.err) == (0, "")
         state = load_file(place / "run" / "last.safetensors")
         assert int(state["2.num_batches_tracked"]) == 12  # the last step of each epoch has a single example
         assert not torch.equal(state["2.running_var"], torch.ones(16))
         assert all(line["train"]["objective"] >= line["train"]["robust_loss"] for line in log(place / "run"))
-        common = ["own_networks:normed", "--weights", "run/best.safetensors", "--data", "digits", "--limit", "20"]
+        common = ["networks:normed", "--weights", "run/best.safetensors", "--data", "digits", "--limit", "20"]
         certified = verifix("certify", *common, "--eps", "0.05", "--box", "0", "1", "--method", "ibp", "--out", "c")
         assert (certified.status, certified.err) == (0, "")
 
     def test_standard_training(self, verifix: Callable[..., Any], place: Path) -> None:
         arguments = ["--data", "digits", "--limit", "90", "--epochs", "2", "--method", "none", "--out", "run"]
-        done = verifix("train", "own_networks:net", *arguments)
+        done = verifix("train", "networks:net", *arguments)
         assert (done.status, done.err) == (0, "")
         assert "perturbation" in done.out and "none" in done.out and "robust error" not in done.out
         assert log(place / "run")[0]["train"]["robust_error"] is None
 
     def test_an_exported_program(self, verifix: Callable[..., Any], place: Path) -> None:
-        model = load_model("own_networks:net")
+        model = load_model("networks:net")
         shapes = {"input": {0: torch.export.Dim.AUTO}}
         program = torch.export.export(model, (load("digits").images[:2],), dynamic_shapes=shapes)
         torch.export.save(program, place / "net.pt2")
@@ -162,7 +153,7 @@ class TestSmoothing:
             "attack-steps": 3, "attack-step": 0.25, "attack-warmup": 1, "box": (0, 1),
         }  # fmt: skip
         options = [word for name, value in given.items() if name != "box" for word in (f"--{name}", value)]
-        done = verifix("train", "own_networks:net", *self.how, "--method", "adre-adv", "--box", "0", "1", *options)
+        done = verifix("train", "networks:net", *self.how, "--method", "adre-adv", "--box", "0", "1", *options)
         assert (done.status, done.err) == (0, "")
         said = json.loads((place / "run" / "settings.json").read_text())["settings"]
         expected = {name.replace("-", "_"): list(v) if isinstance(v, tuple) else v for name, v in given.items()}
@@ -175,7 +166,7 @@ class TestSmoothing:
     def test_says_what_was_measured_and_not_that_it_is_certified(
         self, method: str, verifix: Callable[..., Any], place: Path
     ) -> None:
-        done = verifix("train", "own_networks:net", *self.how, "--method", method)
+        done = verifix("train", "networks:net", *self.how, "--method", method)
         assert (done.status, done.err) == (0, "")
         shown = unfolded(done.out)
         assert "noisy error" in shown and "error of votes" in shown and "radius (estimated)" in shown
@@ -200,27 +191,21 @@ class TestSmoothing:
         ],
     )
     def test_one_line_and_nothing_written(
-        self, verifix: Callable[..., Any], place: Path, arguments: list[str], message: str
+        self, refuses: Callable[..., None], arguments: list[str], message: str
     ) -> None:
-        done = verifix("train", "own_networks:net", *self.how, *arguments)
-        assert (done.status, done.out) == (2, "")
-        assert message in done.err and done.err.count("\n") == 1
-        assert not (place / "run").exists()
+        refuses(["train", "networks:net", *self.how, *arguments], message)
 
     def test_sigkill_changes_no_bit(
         self, start: Callable[..., subprocess.Popen[str]], verifix: Callable[..., Any], place: Path
     ) -> None:
         how = [*self.how[:-1], "killed", "--epochs", "12", "--method", "smoothadv", "--attack-eps", "0.5"]
         how += ["--threads", "1", "--checkpoint-seconds", "0.02"]
-        killed = start("train", "own_networks:normed", *how, cwd=place)
-        while epochs_done(place / "killed") < 1:
-            assert killed.poll() is None, killed.communicate()
-            time.sleep(0.005)
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        killed = start("train", "networks:normed", *how, cwd=place)
+        wait_until(killed, lambda: epochs_done(place / "killed") > 0)
+        kill(killed)
         assert epochs_done(place / "killed") < 12
-        resumed = verifix("train", "own_networks:normed", *how, "--resume")
-        whole = verifix("train", "own_networks:normed", *how, "--out", "whole")
+        resumed = verifix("train", "networks:normed", *how, "--resume")
+        whole = verifix("train", "networks:normed", *how, "--out", "whole")
         assert (resumed.status, whole.status) == (0, 0)
         assert log(place / "killed") == log(place / "whole")
         for name in ("best.safetensors", "last.safetensors"):
@@ -266,15 +251,12 @@ class TestBadInput:
         ],
     )
     def test_one_line_and_nothing_written(
-        self, verifix: Callable[..., Any], place: Path, arguments: list[str], message: str
+        self, refuses: Callable[..., None], arguments: list[str], message: str
     ) -> None:
-        done = verifix(*train(*arguments))
-        assert (done.status, done.out) == (2, "")
-        assert message in done.err and done.err.count("\n") == 1
-        assert not (place / "run").exists()
+        refuses(train(*arguments), message)
 
     def test_no_radius(self, verifix: Callable[..., Any], place: Path) -> None:
-        done = verifix("train", "own_networks:net", "--data", "digits", "--out", "run")
+        done = verifix("train", "networks:net", "--data", "digits", "--out", "run")
         assert done.status == 2
         assert "eps = None: name the radius to train for" in done.err
 
@@ -293,17 +275,14 @@ class TestKilled:
     ) -> None:
         how = ["--limit", "200", "--epochs", "8", "--lr", "0.01", "--threads", "1", "--checkpoint-seconds", "0.02"]
         how += ["--method", "cap", "--estimator", "median:10"]
-        killed = start(*train(*how, model="own_networks:deep", out="killed"), cwd=place)
-        while epochs_done(place / "killed") < 1:
-            assert killed.poll() is None, killed.communicate()
-            time.sleep(0.005)
+        killed = start(*train(*how, model="networks:deep", out="killed"), cwd=place)
+        wait_until(killed, lambda: epochs_done(place / "killed") > 0)
         time.sleep(0.7 * random.Random().random())  # no seed: the clock decides anyway where this is
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        kill(killed)
         assert killed.returncode == -signal.SIGKILL
         assert epochs_done(place / "killed") < 8
-        resumed = verifix(*train(*how, "--resume", model="own_networks:deep", out="killed"))
-        whole = verifix(*train(*how, model="own_networks:deep", out="whole"))
+        resumed = verifix(*train(*how, "--resume", model="networks:deep", out="killed"))
+        whole = verifix(*train(*how, model="networks:deep", out="whole"))
         assert (resumed.status, whole.status) == (0, 0)
         for name in ("best.safetensors", "last.safetensors"):
             assert (place / "killed" / name).read_bytes() == (place / "whole" / name).read_bytes()
@@ -312,9 +291,7 @@ class TestKilled:
     @pytest.mark.slow
     def test_sigterm_says_how_to_go_on(self, start: Callable[..., subprocess.Popen[str]], place: Path) -> None:
         process = start(*train("--epochs", "5000"), cwd=place)
-        while not epochs_done(place / "run"):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+        wait_until(process, lambda: epochs_done(place / "run") > 0)
         process.terminate()
         _, err = process.communicate()
         assert process.returncode == 130
@@ -337,9 +314,9 @@ class TestTorchrun:
         # projections that both processes must share, and a budget for about six examples at once
         how += ["--method", "cap", "--estimator", "median:10", "--memory", "11MiB"]
         how += ["--landscape-every", "3", "--landscape-points", "2"]
-        one = verifix(*train(*how, model="own_networks:deep", out="one"))
+        one = verifix(*train(*how, model="networks:deep", out="one"))
         assert one.status == 0
-        two = self.torchrun(*train(*how, model="own_networks:deep", out="two"), cwd=place)
+        two = self.torchrun(*train(*how, model="networks:deep", out="two"), cwd=place)
         assert two.returncode == 0, two.stderr
         assert two.stdout.count("best epoch") == 1  # one process alone speaks
         for ours, theirs in zip(log(place / "one"), log(place / "two"), strict=True):
@@ -359,9 +336,9 @@ class TestTorchrun:
         # what is no sum over examples must count once, with uneven shares and none at all
         how = ["--dtype", "float64", "--batch", "27", "--validation", "8", "--epochs", "4", "--eps-warmup", "1"]
         how += ["--beta", "1", "0.3", "--kappa", "1", "0.5", "--l1", "0.001", "--eps-ramp", "2"]
-        one = verifix(*train(*how, model="own_networks:deep", out="one"))
+        one = verifix(*train(*how, model="networks:deep", out="one"))
         assert one.status == 0
-        two = self.torchrun(*train(*how, model="own_networks:deep", out="two"), cwd=place)
+        two = self.torchrun(*train(*how, model="networks:deep", out="two"), cwd=place)
         assert two.returncode == 0, two.stderr
         for ours, theirs in zip(log(place / "one"), log(place / "two"), strict=True):
             assert_close(ours, theirs)
@@ -374,9 +351,9 @@ class TestTorchrun:
         # uneven shares and none at all, as above; points that an attack finds
         how = ["--data", "digits", "--limit", "90", "--dtype", "float64", "--batch", "27", "--validation", "8"]
         how += ["--epochs", "3", "--method", "adre-adv", "--sigma", "0.3", "--noises", "2", "--attack-eps", "0.5"]
-        one = verifix("train", "own_networks:deep", *how, "--out", "one")
+        one = verifix("train", "networks:deep", *how, "--out", "one")
         assert one.status == 0
-        two = self.torchrun("train", "own_networks:deep", *how, "--out", "two", cwd=place)
+        two = self.torchrun("train", "networks:deep", *how, "--out", "two", cwd=place)
         assert two.returncode == 0, two.stderr
         for ours, theirs in zip(log(place / "one"), log(place / "two"), strict=True):
             assert_close(ours, theirs)
@@ -384,7 +361,7 @@ class TestTorchrun:
         for name, value in ours.items():
             torch.testing.assert_close(theirs[name], value, rtol=1e-7, atol=1e-9)
         # batch norm has statistics of shares, and dropout draws for them; both processes end with the same
-        again = self.torchrun("train", "own_networks:normed", *how, "--out", "norm", cwd=place)
+        again = self.torchrun("train", "networks:normed", *how, "--out", "norm", cwd=place)
         assert again.returncode == 0, again.stderr
         state = load_file(place / "norm" / "last.safetensors")
         assert int(state["2.num_batches_tracked"]) == 12
@@ -393,9 +370,9 @@ class TestTorchrun:
     @pytest.mark.slow
     def test_two_processes_find_the_population(self, verifix: Callable[..., Any], place: Path) -> None:
         how = ["--dtype", "float64", "--batch", "27", "--validation", "0", "--batch-norm", "clean", "--limit", "82"]
-        two = self.torchrun(*train(*how, model="own_networks:normed"), cwd=place)
+        two = self.torchrun(*train(*how, model="networks:normed"), cwd=place)
         assert two.returncode == 0, two.stderr
-        model = load_model("own_networks:normed", place / "run" / "last.safetensors", dtype=torch.float64)
+        model = load_model("networks:normed", place / "run" / "last.safetensors", dtype=torch.float64)
         found = {name: value.clone() for name, value in model.state_dict().items()}
         assert int(found["2.num_batches_tracked"]) == 9  # the last step of each epoch has a single example
         x = load("digits:train").first(82).images.double()
