@@ -149,6 +149,7 @@ def _in_box(ball: WassersteinBall, rows: Tensor) -> Tensor:
     return total + 2.0**-52 * total.detach().abs()
 
 
+@torch.no_grad()
 def _good_prices(ball: WassersteinBall, forms: Tensor, side: Tensor, crowded: Tensor, most: Tensor) -> Tensor:
     """Prices from 0 to ``most`` that make the bound small, after a few steps; zero where none is met that does.
 
