@@ -368,7 +368,7 @@ class TestTorchrun:
         assert torch.isfinite(state["2.running_var"]).all()
 
     @pytest.mark.slow
-    def test_two_processes_find_the_population(self, verifix: Callable[..., Any], place: Path) -> None:
+    def test_two_processes_find_the_population(self, place: Path) -> None:
         how = ["--dtype", "float64", "--batch", "27", "--validation", "0", "--batch-norm", "clean", "--limit", "82"]
         two = self.torchrun(*train(*how, model="networks:normed"), cwd=place)
         assert two.returncode == 0, two.stderr
@@ -381,7 +381,7 @@ class TestTorchrun:
         torch.testing.assert_close(found["2.running_var"], hidden.var(0), rtol=1e-9, atol=1e-12)
 
     @pytest.mark.slow
-    def test_resumes_and_says_what_is_wrong(self, verifix: Callable[..., Any], place: Path) -> None:
+    def test_resumes_and_says_what_is_wrong(self, place: Path) -> None:
         done = self.torchrun(*train(), cwd=place)
         assert done.returncode == 0, done.stderr
         before = log(place / "run")
