@@ -1,4 +1,7 @@
-"""Turns what pytest-benchmark stored into ``results.json`` and ``RESULTS.md``: ``python -m bench.report RUN...``."""
+"""Turns what pytest-benchmark stored into ``results.json`` and ``RESULTS.md``: ``python -m bench.report RUN...``.
+
+Tables that no run has measured stay as they were, if they are of the same machine.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,33 @@ COLUMNS = (
 
 
 def main(*runs: Path) -> str:
-    """Write both files from one or more runs on one machine, and return the text of ``RESULTS.md``."""
+    """Write both files from one or more runs on one machine, and return the text of ``RESULTS.md``.
+
+    Cases of a table that is measured again replace all that were there.
+    """
     stored = [json.loads(run.read_text()) for run in runs]
     facts = [entry["extra_info"] for run in stored for entry in run["benchmarks"] if "case" in entry["extra_info"]]
     machine: dict[str, Any] = dict(facts[0]["machine"]) if facts else {}
+    quick = machine.pop("quick", False)
     machine.pop("commit", None)
-    cases = [fact["case"] | {"commit": fact["machine"]["commit"]} for fact in facts]
-    results = _short({"machine": machine, "date": stored[0]["datetime"][:10], "cases": cases})
+    date = stored[0]["datetime"][:10]
+    cases = [fact["case"] | {"commit": fact["machine"]["commit"], "date": date, "quick": quick} for fact in facts]
+    results = _short({"machine": machine, "cases": _with_others(cases, machine)})
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = _markdown(results)
     (HERE / "RESULTS.md").write_text(text)
     return text
+
+
+def _with_others(cases: list[dict[str, Any]], machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cases, and those in ``results.json`` of other tables; tables stay in their order."""
+    path = HERE / "results.json"
+    before = json.loads(path.read_text()) if path.is_file() else {"machine": None, "cases": []}
+    if before["machine"] != machine:
+        return cases
+    tables = dict.fromkeys(case["table"] for case in [*before["cases"], *cases])
+    new = {case["table"] for case in cases}
+    return [case for table in tables for case in (cases if table in new else before["cases"]) if case["table"] == table]
 
 
 def _short(value: Any) -> Any:
@@ -47,7 +66,7 @@ def _short(value: Any) -> Any:
 def _markdown(results: dict[str, Any]) -> str:
     machine = results["machine"]
     facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items())
-    parts = [INTRODUCTION, f"Machine: {facts}; {results['date']}.\n"]
+    parts = [INTRODUCTION, f"Machine: {facts}.\n"]
     tables = dict.fromkeys(case["table"] for case in results["cases"])
     for table in tables:
         cases = [case for case in results["cases"] if case["table"] == table]
@@ -56,10 +75,11 @@ def _markdown(results: dict[str, Any]) -> str:
         parts += [f"{_note(case)}\n" for case in cases if _NOTED & case.keys()]
         rates = sorted(case["matrix_gflops"] for case in cases)
         copies = sorted(case["copy_gbytes_per_second"] for case in cases)
-        commits = ", ".join(dict.fromkeys(case["commit"] for case in cases))
+        commits, dates = (", ".join(dict.fromkeys(case[fact] for case in cases)) for fact in ("commit", "date"))
+        quick = ", quick" if any(case["quick"] for case in cases) else ""
         parts.append(
             f"Measured in the same rounds: matrix rate {rates[0]} to {rates[-1]} GFLOP/s, "
-            f"copy {copies[0]} to {copies[-1]} GB/s; commit {commits}.\n"
+            f"copy {copies[0]} to {copies[-1]} GB/s; {dates}{quick}, commit {commits}.\n"
         )
     return "\n".join(parts)
 
