@@ -18,7 +18,8 @@ def run(folder: Path, tables: dict[str, float], *, processor: str = "fast") -> P
         side = {"median_ms": median, "iqr_ms": 0.1, "ratio": {"of_medians": 1.0, "of_least": 1.0}}
         return {
             "table": table, "name": "net", "method": "cap", "errors": {}, "inputs": 1, "threads": 1,
-            "share_of_other_programs": 0.0, "matrix_gflops": 1.0, "copy_gbytes_per_second": 1.0, "sides": {"ours": side},
+            "share_of_other_programs": 0.0, "matrix_gflops": 1.0, "copy_gbytes_per_second": 1.0,
+            "sides": {"ours": side},
         }  # fmt: skip
 
     machine = {"processor": processor, "commit": "abc", "quick": False}
