@@ -44,7 +44,8 @@ class Engine:
             lines, and the compiled forward steps node by node; their bounds and those of plain torch differ by rounding
             only.
 
-    Gradients flow to parameters and inputs through everything but the rounding terms.
+    Gradients flow to parameters and inputs through everything but the rounding terms; of Wasserstein sets, whose
+    maximisers are constants to them, to parameters alone.
     """
 
     def __init__(
