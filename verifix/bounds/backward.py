@@ -66,6 +66,7 @@ def backward(
     flat = bool(relaxations) and all(isinstance(lines, Levels) for lines in relaxations.values())  # few coefficients
     if flat or not torch.is_grad_enabled() or n <= together:
         return _backward(graph, start, rows, relaxations, inputs, upper=upper)
+    together = -(-n // -(-n // together))  # of equal sizes
     names = list(relaxations)
     of_parts = [relaxations[name].split(together) for name in names]
     of_rows = rows.split(together) if len(rows) == n else [rows] * -(-n // together)

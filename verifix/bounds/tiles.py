@@ -40,7 +40,7 @@ TILE = {"cpu": 64 << 20, "cuda": 1 << 30}
 """Larger tiles are no faster; on CPU they are slower: they leave the caches, and their pages are fresh each time."""
 
 
-RECORDED = 4 << 20
+RECORDED = 8 << 20
 """Bytes of coefficients on the widest node that a pass holds at once where gradients are recorded, on CPU."""
 
 
