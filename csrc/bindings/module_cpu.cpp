@@ -8,6 +8,7 @@
 #include "interval_image.h"
 #include "noise.h"
 #include "plan.h"
+#include "pull_lines.h"
 #include "sinkhorn.h"
 #include "transport_linear.h"
 #include "transport_project.h"
@@ -16,7 +17,6 @@
 #include "verifix/isa.h"
 #include "verifix/parallel.h"
 #include "verifix/narrow_adjoint.h"
-#include "verifix/pull_lines.h"
 #include "verifix/relu_lines.h"
 #include "verifix/votes.h"
 
@@ -87,33 +87,18 @@ void clopper_pearson(std::uintptr_t successes, std::uintptr_t trials, std::uintp
                         threads);
 }
 
+struct CpuPullLines {
+    template <class T>
+    static void rows(const PullLines<T>& job, int threads, const std::string& isa) {
+        pull_lines_cpu(job, threads, isa_named(isa));
+    }
+    template <class T>
+    static void gradient(const PullLinesGradient<T>& job, int threads, const std::string& isa) {
+        pull_lines_gradient_cpu(job, threads, isa_named(isa));
+    }
+};
+
 using Address = std::uintptr_t;
-
-void pull_lines(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 5>& lines, Address pulled,
-                Address offset, const std::string& dtype, int threads, const std::string& isa) {
-    visit(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        const auto line = [&](std::size_t i) { return reinterpret_cast<const T*>(lines[i]); };
-        pull_lines_cpu(PullLines<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3), line(4)},
-                                    reinterpret_cast<T*>(pulled), reinterpret_cast<T*>(offset)},
-                       threads, isa_named(isa));
-    });
-}
-
-void pull_lines_gradient(std::int64_t n, std::int64_t r, std::int64_t m, Address rows, const std::array<Address, 5>& lines,
-                         Address of_pulled, Address of_offset, Address of_rows, const std::array<Address, 5>& of_lines,
-                         const std::string& dtype, int threads, const std::string& isa) {
-    visit(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        const auto line = [&](std::size_t i) { return reinterpret_cast<const T*>(lines[i]); };
-        const auto of_line = [&](std::size_t i) { return reinterpret_cast<T*>(of_lines[i]); };
-        pull_lines_gradient_cpu(
-            PullLinesGradient<T>{n, r, m, reinterpret_cast<const T*>(rows), {line(0), line(1), line(2), line(3), line(4)},
-                                 reinterpret_cast<const T*>(of_pulled), reinterpret_cast<const T*>(of_offset),
-                                 reinterpret_cast<T*>(of_rows), of_line(0), of_line(1), of_line(2), of_line(3), of_line(4)},
-            threads, isa_named(isa));
-    });
-}
 
 NarrowShape narrow_shape(const std::array<std::int64_t, 13>& s) {
     return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12]};
@@ -223,12 +208,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("clopper_pearson", &clopper_pearson, py::kw_only(), py::arg("successes"), py::arg("trials"), py::arg("level"),
           py::arg("lower"), py::arg("failure"), py::arg("count"), py::arg("threads"),
           py::call_guard<py::gil_scoped_release>());
-    m.def("pull_lines", &pull_lines, py::kw_only(), py::arg("n"), py::arg("r"), py::arg("m"), py::arg("rows"), py::arg("lines"),
-          py::arg("pulled"), py::arg("offset"), py::arg("dtype"), py::arg("threads"), py::arg("isa"),
-          py::call_guard<py::gil_scoped_release>());
-    m.def("pull_lines_gradient", &pull_lines_gradient, py::kw_only(), py::arg("n"), py::arg("r"), py::arg("m"), py::arg("rows"),
-          py::arg("lines"), py::arg("of_pulled"), py::arg("of_offset"), py::arg("of_rows"), py::arg("of_lines"), py::arg("dtype"),
-          py::arg("threads"), py::arg("isa"), py::call_guard<py::gil_scoped_release>());
+    bind_pull_lines<CpuPullLines, int, const std::string&>(m, py::arg("threads"), py::arg("isa"));
     m.def("relu_lines", &relu_lines, py::kw_only(), py::arg("count"), py::arg("arrays"), py::arg("dtype"), py::arg("threads"),
           py::arg("isa"), py::call_guard<py::gil_scoped_release>());
     m.def("relu_lines_gradient", &relu_lines_gradient, py::kw_only(), py::arg("count"), py::arg("arrays"), py::arg("dtype"),
