@@ -63,7 +63,8 @@ def test_any_shape(shape: tuple[int, int, int], dtype: Any, there: list[bool], s
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"n": -1}, "sizes must be"), ({"n": 2**40, "r": 2**40}, "below 2\\^63"), ({"rows": 0}, "null pointer"),
+        ({"n": -1}, "sizes must be"), ({"n": 2**40, "r": 2**40}, "below 2\\^63"),
+        ({"n": 2**40, "m": 2**40, "r": 0}, "below 2\\^63"), ({"rows": 0}, "null pointer"),
         ({"offset": 0}, "null pointer"), ({"threads": 0}, "threads"), ({"isa": "none"}, "none"),
         ({"dtype": "int8"}, "int8"),
     ],

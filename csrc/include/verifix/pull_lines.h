@@ -56,9 +56,10 @@ void pull_lines_gradient_cpu(const PullLinesGradient<T>& job, int threads, Isa i
 
 inline void check_pull_lines(std::int64_t n, std::int64_t r, std::int64_t m, const void* rows, const void* offset) {
     const std::string text = std::to_string(n) + ", " + std::to_string(r) + ", " + std::to_string(m);
-    std::int64_t bounds = 0, elements = 0;
-    if (n < 0 || r < 0 || m < 0 || __builtin_mul_overflow(n, r, &bounds) || __builtin_mul_overflow(bounds, m, &elements)) {
-        throw std::invalid_argument("pull_lines: shape (" + text + "): sizes must be >= 0, and their product below 2^63");
+    std::int64_t bounds = 0, elements = 0, entries = 0;
+    if (n < 0 || r < 0 || m < 0 || __builtin_mul_overflow(n, r, &bounds) || __builtin_mul_overflow(bounds, m, &elements) ||
+        __builtin_mul_overflow(n, m, &entries)) {
+        throw std::invalid_argument("pull_lines: shape (" + text + "): sizes must be >= 0, and their products below 2^63");
     }
     if ((elements > 0 && rows == nullptr) || (bounds > 0 && offset == nullptr)) {
         throw std::invalid_argument("pull_lines: a null pointer with shape (" + text + ")");
