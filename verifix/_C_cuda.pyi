@@ -69,6 +69,32 @@ def interval_image_gradient(
     dtype: str,
     stream: int,
 ) -> None: ...
+def pull_lines(
+    *,
+    n: int,
+    r: int,
+    m: int,
+    rows: int,
+    lines: tuple[int, int, int, int, int],
+    pulled: int,
+    offset: int,
+    dtype: str,
+    stream: int,
+) -> None: ...
+def pull_lines_gradient(
+    *,
+    n: int,
+    r: int,
+    m: int,
+    rows: int,
+    lines: tuple[int, int, int, int, int],
+    of_pulled: int,
+    of_offset: int,
+    of_rows: int,
+    of_lines: tuple[int, int, int, int, int],
+    dtype: str,
+    stream: int,
+) -> None: ...
 def clopper_pearson(
     *, successes: int, trials: int, level: int, lower: int, failure: int, count: int, stream: int
 ) -> None: ...

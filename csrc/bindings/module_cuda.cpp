@@ -7,6 +7,7 @@
 #include "interval_image.h"
 #include "noise.h"
 #include "plan.h"
+#include "pull_lines.h"
 #include "sinkhorn.h"
 #include "transport_linear.h"
 #include "transport_project.h"
@@ -73,6 +74,17 @@ struct CudaIntervalImage {
     }
 };
 
+struct CudaPullLines {
+    template <class T>
+    static void rows(const PullLines<T>& job, std::uintptr_t stream) {
+        pull_lines_cuda(job, memory<void>(stream));
+    }
+    template <class T>
+    static void gradient(const PullLinesGradient<T>& job, std::uintptr_t stream) {
+        pull_lines_gradient_cuda(job, memory<void>(stream));
+    }
+};
+
 void add_votes(std::uintptr_t logits, std::uintptr_t counts, std::int64_t n, std::int64_t count, std::int64_t classes,
                const std::string& dtype, std::uintptr_t stream) {
     visit(dtype, [&](auto zero) {
@@ -133,6 +145,7 @@ PYBIND11_MODULE(_C_cuda, m, py::mod_gil_not_used()) {
     bind_transport_project<CudaTransportProject, std::uintptr_t>(m, py::arg("stream"));
     bind_plans(m);
     bind_interval_image<CudaIntervalImage, std::uintptr_t>(m, py::arg("stream"));
+    bind_pull_lines<CudaPullLines, std::uintptr_t>(m, py::arg("stream"));
     bind_transport_linear<CudaTransportLinear, std::uintptr_t, std::int64_t, std::uintptr_t>(
         m, py::arg("workspace"), py::arg("bytes"), py::arg("stream"));
     bind_sinkhorn<CudaSinkhorn, std::uintptr_t, std::uintptr_t>(m, py::arg("workspace"), py::arg("stream"));

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from verifix.errors import InvalidType, InvalidValue
-from verifix.kernels import native
+from verifix.kernels import pull_lines_native
 from verifix.kernels import pull_lines_reference as reference
+from verifix.kernels.pull_lines_native import Native
 from verifix.kernels.pull_lines_reference import Sides
 
 
@@ -27,8 +29,9 @@ def pull_lines(
     With lines ``slope_p z + offset_p <= h(z) <= slope_n z + offset_n`` these are rows and constants of a linear
     function of ``z - shift`` below ``rows . h(z)`` (CROWN; Wong and Kolter's dual network where the slopes are equal).
     Differentiable in all arguments, twice; an entry of zero counts as positive then. The CPU kernel gives the same bits
-    for every number of threads and every instruction set; plain torch takes its place on other devices and where it is
-    missing, and gives the same numbers to rounding.
+    for every number of threads and every instruction set, the CUDA kernel for every launch, the same ones but for the
+    order of sums over m, and of gradients of the shift over images. Plain torch takes their place on other devices and
+    where they are missing, and gives the same numbers to rounding.
 
     Args:
         rows: ``(n, r, m)``, of a floating-point type; kernels are of float32 and float64.
@@ -70,26 +73,6 @@ def _check(rows: Tensor, lines: Sides) -> None:
             raise InvalidValue(name, found, f"must be {rows.dtype}, {tuple(wanted)}, on {rows.device}")
 
 
-def _library(rows: Tensor) -> Any:
-    """The compiled part, where it has the type."""
-    return native.module_or_none("verifix._C") if rows.dtype in (torch.float32, torch.float64) else None
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _common(rows: Tensor) -> dict[str, Any]:
-    n, r, m = rows.shape
-    dtype = "float32" if rows.dtype == torch.float32 else "float64"
-    return {"n": n, "r": r, "m": m, "dtype": dtype, "threads": torch.get_num_threads(), "isa": native.isa()}
-
-
-def _contiguous(lines: Sides) -> Sides:
-    a, b, c, d, e = (None if line is None else line.contiguous() for line in lines)
-    return a, b, c, d, e
-
-
 def _fake(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
     _check(rows, lines[:5])
     pulled = torch.empty_like(rows, memory_format=torch.contiguous_format) if lines[5] else rows.new_empty(0)
@@ -101,20 +84,15 @@ def _reference(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
     return reference.pull_lines(rows, lines[:5], lines[5])
 
 
-def _cpu(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
-    library = _library(rows)
-    if library is None:
-        return _reference(rows, *lines)
-    pulled, offset = _fake(rows, *lines)
-    rows, sides = rows.contiguous(), _contiguous(lines[:5])
-    library.pull_lines(
-        rows=rows.data_ptr(),
-        lines=[_address(line) for line in sides],
-        pulled=pulled.data_ptr() if lines[5] else 0,
-        offset=offset.data_ptr(),
-        **_common(rows),
-    )
-    return pulled, offset
+def _native(on: Native) -> Callable[..., tuple[Tensor, Tensor]]:
+    def run(rows: Tensor, *lines: Any) -> tuple[Tensor, Tensor]:
+        if not on.has(rows.dtype):
+            return _reference(rows, *lines)
+        pulled, offset = _fake(rows, *lines)
+        on.pull_lines(rows, lines[:5], pulled if lines[5] else None, offset)
+        return pulled, offset
+
+    return run
 
 
 def _gradient_fake(rows: Tensor, *arguments: Any) -> list[Tensor]:
@@ -133,29 +111,21 @@ def _gradient_reference(rows: Tensor, *arguments: Any) -> list[Tensor]:
     return [x.contiguous() if want else rows.new_empty(0) for x, want in zip(found, wanted, strict=True)]
 
 
-def _gradient_cpu(rows: Tensor, *arguments: Any) -> list[Tensor]:
-    library = _library(rows)
-    if library is None:
-        return _gradient_reference(rows, *arguments)
-    results = _gradient_fake(rows, *arguments)
-    wanted = arguments[7]
-    if wanted[5]:  # by images, so that no two threads add to one number
-        results[5] = rows.new_empty(rows.shape[::2])
-    addresses = [x.data_ptr() if want else 0 for x, want in zip(results, wanted, strict=True)]
-    of_pulled = None if arguments[5] is None else arguments[5].contiguous()
-    rows, sides, of_offset = rows.contiguous(), _contiguous(arguments[:5]), arguments[6].contiguous()
-    library.pull_lines_gradient(
-        rows=rows.data_ptr(),
-        lines=[_address(line) for line in sides],
-        of_pulled=_address(of_pulled),
-        of_offset=of_offset.data_ptr(),
-        of_rows=addresses[0],
-        of_lines=addresses[1:],
-        **_common(rows),
-    )
-    if wanted[5]:
-        results[5] = results[5].sum(0)
-    return results
+def _gradient_native(on: Native) -> Callable[..., list[Tensor]]:
+    def run(rows: Tensor, *arguments: Any) -> list[Tensor]:
+        if not on.has(rows.dtype):
+            return _gradient_reference(rows, *arguments)
+        results = _gradient_fake(rows, *arguments)
+        lines, of_pulled, of_offset, wanted = arguments[:5], *arguments[5:]
+        if wanted[5]:  # by images, so that no two threads add to one number
+            results[5] = rows.new_empty(rows.shape[::2])
+        filled = [x if want else None for x, want in zip(results, wanted, strict=True)]
+        on.gradient(rows, lines, of_pulled, of_offset, filled)
+        if wanted[5]:
+            results[5] = results[5].sum(0)
+        return results
+
+    return run
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -181,10 +151,11 @@ torch.library.define(
     "verifix::pull_lines_gradient", f"({_LINES}, Tensor? of_pulled, Tensor of_offset, bool[] wanted) -> Tensor[]"
 )
 for _name, _functions in (
-    ("verifix::pull_lines", (_fake, _reference, _cpu)),
-    ("verifix::pull_lines_gradient", (_gradient_fake, _gradient_reference, _gradient_cpu)),
+    ("verifix::pull_lines", (_fake, _reference, _native)),
+    ("verifix::pull_lines_gradient", (_gradient_fake, _gradient_reference, _gradient_native)),
 ):
     torch.library.register_fake(_name, _functions[0])
     torch.library.register_kernel(_name, "default", _functions[1])
-    torch.library.register_kernel(_name, "cpu", _functions[2])
+    torch.library.register_kernel(_name, "cpu", _functions[2](pull_lines_native.cpu))
+    torch.library.register_kernel(_name, "cuda", _functions[2](pull_lines_native.cuda))
 torch.library.register_autograd("verifix::pull_lines", _backward, setup_context=_save)

@@ -6,8 +6,9 @@
 // Arrays are contiguous. A null line or shift is zero; a null result is not wanted. A NaN in a row, or a zero times a line that is
 // not finite, makes NaN. In gradients a row's entry of zero is on the side of the positive ones.
 //
-// One image is the work of one thread, and sums have a fixed order: results are the same in every bit for every number of
-// threads and every instruction set.
+// On the CPU one image is the work of one thread, and sums have a fixed order: results are the same in every bit for every
+// number of threads and every instruction set. The CUDA code gives the same bits but for the offset, whose sums have another
+// order, which depends on m alone.
 #pragma once
 
 #include <cstdint>
@@ -53,6 +54,13 @@ template <class T>
 void pull_lines_cpu(const PullLines<T>& job, int threads, Isa isa);
 template <class T>
 void pull_lines_gradient_cpu(const PullLinesGradient<T>& job, int threads, Isa isa);
+
+// The same on the current CUDA device, enqueued on `stream` (a cudaStream_t); the pointers are device memory. Do not wait.
+// Throw std::runtime_error where the launch fails.
+template <class T>
+void pull_lines_cuda(const PullLines<T>& job, void* stream);
+template <class T>
+void pull_lines_gradient_cuda(const PullLinesGradient<T>& job, void* stream);
 
 inline void check_pull_lines(std::int64_t n, std::int64_t r, std::int64_t m, const void* rows, const void* offset) {
     const std::string text = std::to_string(n) + ", " + std::to_string(r) + ", " + std::to_string(m);
