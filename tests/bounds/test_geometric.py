@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tests.bounds.cases import input_sets
 from tests.networks import graphs, relu_network
-from verifix.bounds import Engine, Estimator, Method, parse_method
+from verifix.bounds import Engine, Estimator, Method, parse_method, starts
 from verifix.bounds import confidence as confidence_of
-from verifix.bounds import projection as projection_of
-from verifix.bounds.bundle import Bundle, Drawn, draw
+from verifix.bounds.bundle import Bundle
+from verifix.bounds.starts import Drawn, draw
 from verifix.graph import Graph, capture
 from verifix.operations import Shape
 from verifix.sets import Ball, InputSet
@@ -138,7 +138,7 @@ def drawn_in_single(kind: Drawn, seed: int, label: str, k: int, shape: Shape, li
 @pytest.fixture(scope="module")
 def same_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projection_of, "draw", drawn_in_single)
+        patch.setattr(starts, "draw", drawn_in_single)
         yield
 
 
@@ -172,7 +172,7 @@ def test_the_rounding_of_rows_is_covered(data: st.DataObject, graph: Graph) -> N
         assert projection is not None
         projection._prepare(graph.output)
         largest: list[Tensor] = []
-        start = projection._start("cauchy", "x", 5, largest)
+        start = projection.starts.drawn("cauchy", "x", 5, largest)
         found.append(Bundle(graph, projection.slabs, start).at(graph.output))
     assert (found[0] is None) == (found[1] is None)
     if found[0] is not None and found[1] is not None:

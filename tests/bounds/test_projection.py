@@ -15,8 +15,9 @@ from torch.autograd import gradcheck
 from tests.bounds.cases import input_sets, points
 from tests.networks import graphs, relu_network
 from verifix.bounds import Engine, Estimator, Method, bounds, parse_method
-from verifix.bounds.bundle import Bundle, draw
+from verifix.bounds.bundle import Bundle
 from verifix.bounds.projection import Projection, mean_of_chi, mean_of_median
+from verifix.bounds.starts import draw
 from verifix.graph import INPUT, Graph, capture
 from verifix.kernels.abs_median import abs_median
 from verifix.operations import MaxPool
@@ -47,7 +48,7 @@ def projected(engine: Engine, estimator: Estimator) -> tuple[Engine, Projection]
 def errors_apart(graph: Graph, projection: Projection, name: str) -> tuple[Tensor, Tensor]:
     """Center, and one row for every error that a node depends on, each pushed forward by itself: the oracle."""
     projection._prepare(name)
-    whole = [Bundle(graph, projection.slabs, projection._start_center, points=True).at(name)]
+    whole = [Bundle(graph, projection.slabs, projection.starts.center, points=True).at(name)]
     for source in (INPUT, *projection._sources(name)):
         shape = graph.shape_of(source)
         radius = projection.ball.radius if source == INPUT else projection.slabs[source].radius

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -239,6 +240,33 @@ class TestObjective:
         for parameter, pull in zip(model.parameters(), pulls, strict=True):
             expected = 3 * 0.5 * parameter.sign() if parameter.dim() > 1 else torch.zeros_like(parameter)
             torch.testing.assert_close(pull, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("norm", "method", "estimator"),
+    [("linf", method, "exact") for method in ("ibp", "crown-ibp", "tight-smooth", "interval:random", "cap", "crown")]
+    + [("linf", "cap", "median:2"), ("l1", "cap", "median:2"), ("l2", "cap", "gaussian:2")],
+)
+def test_what_a_step_computes_goes_without_a_garbage_collector(norm: str, method: str, estimator: str) -> None:
+    """Else memory would grow from step to step, until the collector happens to run."""
+    model = network()
+    x, y = digits(3).images, digits(3).labels
+    of_cap = {"estimator": estimator} if method == "cap" else {}
+    how = TrainSettings(eps=0.1, norm=norm, method=method, **of_cap)
+    objective = Objective(model, vx.capture(model, x), how, CleanStatistics(None), every_parameter=False)
+    objective(x, y, 0.1, 0)[0].backward()  # what is loaded or kept at the first time is no garbage
+    gc.collect()
+    gc.disable()
+    try:
+        objective(x, y, 0.1, 0)[0].backward()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [found for found in gc.garbage if isinstance(found, Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 class TestLinearEnd:

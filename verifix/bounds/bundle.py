@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from verifix.graph import INPUT, Graph, Node
-from verifix.operations import Affine, Shape, Slab
+from verifix.operations import Affine, Slab
 from verifix.tensors import fold, unfold
 
 Drawn = Literal["cauchy", "normal"]
@@ -80,19 +76,3 @@ class Bundle:
         for source in node.inputs:
             if all(reader in self._done for reader in self._readers[source]):
                 self._rows.pop(source, None)
-
-
-def draw(kind: Drawn, seed: int, label: str, k: int, shape: Shape, like: Tensor) -> Tensor:
-    """Independent standard Cauchy or normal variables ``(1, k, *shape)``: for a seed and a label the same on every
-    device, whatever else was drawn.
-
-    Streams are chosen by 128 bits: torch's generator on CPU reads 32 bits of its seed, so that some two of the
-    thousands of draws in a certificate would be the same too often.
-    """
-    key = hashlib.blake2b(f"{kind}/{seed}/{label}".encode(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-    if kind == "cauchy":
-        values = torch.from_numpy(generator.random((1, k, *shape))).sub_(0.5).mul_(math.pi).tan_()
-    else:
-        values = torch.from_numpy(generator.standard_normal((1, k, *shape)))
-    return values.to(like)

@@ -20,9 +20,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from verifix.bounds.bundle import Bundle, Drawn, draw
+from verifix.bounds.bundle import Bundle
 from verifix.bounds.confidence import Account
 from verifix.bounds.estimator import BLOCK, Estimator
+from verifix.bounds.starts import Drawn, Starts
 from verifix.errors import InvalidValue
 from verifix.graph import INPUT, Graph
 from verifix.kernels.abs_median import abs_median
@@ -60,9 +61,12 @@ class Projection:
         self.ball = _fitting(inputs.norm_ball(), estimator)
         self._slab_of, self._error_of = slab_of, error_of
         self.slabs: dict[str, Slab] = {}
-        self._center = Bundle(graph, self.slabs, self._start_center, points=True)
+        self.starts = Starts(graph, self.ball, self.slabs, estimator.seed)
+        self._center = Bundle(graph, self.slabs, self.starts.center, points=True)
         self._kept: dict[str, Bundle] = {}
-        self.account = Account(graph, estimator, len(inputs), self._terms) if estimator.kind == "geometric" else None
+        self.account = (
+            Account(graph, estimator, len(inputs), self.starts.terms) if estimator.kind == "geometric" else None
+        )
 
     @property
     def rows(self) -> int:
@@ -126,37 +130,6 @@ class Projection:
     def _sources(self, name: str) -> list[str]:
         return [node.name for node in self.graph.nonlinear(name)] if name != INPUT else []
 
-    def _terms(self, name: str) -> int:
-        """How many norms are estimated for each entry of a node."""
-        hidden = len(self._sources(name)) > 0
-        return {"linf": 1, "l2": 1 + hidden, "l1": int(hidden)}[self.ball.norm]
-
-    # what starts where
-
-    def _start_center(self, source: str) -> Tensor:
-        return self.ball.center[:, None] if source == INPUT else self.slabs[source].middle[:, None]
-
-    def _start(
-        self, kind: Drawn, label: str, k: int, largest: list[Tensor] | None = None
-    ) -> Callable[[str], Tensor | None]:
-        """Cauchy rows at every source whose errors are bounded one by one, or normal rows at an l2 ball.
-
-        ``largest`` gets the largest draw of every row, source by source.
-        """
-
-        def start(source: str) -> Tensor | None:
-            if (kind == "normal") != (source == INPUT and self.ball.norm == "l2"):
-                return None
-            if source == INPUT and self.ball.norm == "l1":
-                return None
-            radius = self.ball.radius if source == INPUT else self.slabs[source].radius
-            drawn = draw(kind, self.estimator.seed, f"{label}/{source}", k, self.graph.shape_of(source), radius)
-            if largest is not None:
-                largest.append(flatten(drawn, 2).abs().amax(2)[0])
-            return radius[:, None] * drawn
-
-        return start
-
     # what arrives: (n or 1, entries)
 
     def _estimate(self, name: str) -> Tensor:
@@ -171,7 +144,7 @@ class Projection:
 
     def _shared(self, kind: Drawn) -> Bundle:
         if kind not in self._kept:
-            self._kept[kind] = Bundle(self.graph, self.slabs, self._start(kind, "shared", self.rows))
+            self._kept[kind] = Bundle(self.graph, self.slabs, self.starts.drawn(kind, "shared", self.rows))
         return self._kept[kind]
 
     def _bound(self, name: str, account: Account, log_levels: Tensor) -> Tensor:
@@ -201,7 +174,7 @@ class Projection:
         error = self._error_of(name)
         for first in range(0, self.rows, BLOCK):
             largest: list[Tensor] = []
-            rows = Bundle(self.graph, self.slabs, self._start(kind, f"{name}/{first}", BLOCK, largest)).at(name)
+            rows = Bundle(self.graph, self.slabs, self.starts.drawn(kind, f"{name}/{first}", BLOCK, largest)).at(name)
             if rows is None:
                 return None
             sizes = flatten(rows, 2).abs()
@@ -219,16 +192,10 @@ class Projection:
         size = math.prod(self.graph.input_shape)
         largest = self.ball.center.new_zeros(1, math.prod(self.graph.shape_of(name)))
         for first in range(0, size, BLOCK) if self.ball.norm == "l1" else ():
-            rows = Bundle(self.graph, self.slabs, self._unit_rows(first, min(first + BLOCK, size))).at(name)
+            rows = Bundle(self.graph, self.slabs, self.starts.coordinates(first, min(first + BLOCK, size))).at(name)
             if rows is not None:
                 largest = torch.maximum(largest, flatten(rows, 2).abs().amax(1))
         return largest
-
-    def _unit_rows(self, first: int, last: int) -> Callable[[str], Tensor | None]:
-        """One row for each of some coordinates of the input."""
-        shape = self.graph.input_shape
-        rows = torch.eye(math.prod(shape))[first:last].reshape(1, -1, *shape)
-        return lambda source: self.ball.radius[:, None] * rows.to(self.ball.radius) if source == INPUT else None
 
 
 @functools.cache
