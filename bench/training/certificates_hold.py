@@ -79,15 +79,15 @@ def attack(cell: Path, model: str, data: Dataset, most: int, box: tuple[float, f
     network = load_model(model, cell / "train" / "best.safetensors")
     result = json.loads((cell / "cell.json").read_text())["result"]
     margins = certified(cell, most)
-    chosen, proved = torch.tensor(list(margins)), torch.tensor(list(margins.values()))
+    chosen, proved = torch.tensor(list(margins), dtype=torch.int64), torch.tensor(list(margins.values()))
     x, y = data.images[chosen], data.labels[chosen]
     found: dict[str, Any] = {"eps": result["eps"], "attacked": len(chosen), "attacks": {}}
-    for name, one in ATTACKS.items():
+    for name, one in ATTACKS.items() if margins else ():
         began = time.process_time()
         answer = one(network, x, y, Ball("linf", result["eps"], box), seed=0, batch=250)
         inside = answer.feasible  # attacks of minimum norm end where the answer changes, mostly outside
         room = torch.where(inside, answer.margins - proved, math.inf)
-        broken = answer.success | (room < -ROUNDING * (1 + proved))
+        broken = answer.success | ~(room >= -ROUNDING * (1 + proved))  # NaN breaks it, too
         found["attacks"][name] = {
             "settings": one.settings(),
             "broken": int(broken.sum()),
@@ -103,12 +103,14 @@ def attack(cell: Path, model: str, data: Dataset, most: int, box: tuple[float, f
 def table(found: dict[str, Any]) -> str:
     """One column for each network: how many certificates each attack broke, and the least room above a margin."""
 
-    def entry(one: dict[str, Any]) -> str:
+    def entry(one: dict[str, Any] | None) -> str:
+        if one is None:
+            return "-"
         return str(one["broken"]) if one["least_room"] is None else f"{one['broken']} ({one['least_room']:.2g})"
 
     cells = list(found)
     lines = [["broken by (least room)", *cells], ["---"] * (len(cells) + 1)]
-    lines += [[name, *(entry(found[cell]["attacks"][name]) for cell in cells)] for name in ATTACKS]
+    lines += [[name, *(entry(found[cell]["attacks"].get(name)) for cell in cells)] for name in ATTACKS]
     lines.append(["certificates attacked", *(str(found[cell]["attacked"]) for cell in cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -126,7 +128,8 @@ def main() -> int:
     box = json.loads((args.comparison / "comparison.json").read_text())["settings"]["box"]
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for cell in sorted(file.parent for file in args.comparison.glob("*/cell.json")):
-        if cell.name not in found:
+        done = json.loads((cell / "cell.json").read_text())["result"]["status"] == "done"
+        if done and cell.name not in found:
             found[cell.name] = attack(cell, args.model, data, args.most, (box[0], box[1]))
             write_json(path, found)
     print(table(found))
