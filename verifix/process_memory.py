@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
     is yours it is your decision, since it is for all that runs there, and holds until the process ends.
 
     >>> from verifix.process_memory import keep_freed_memory
-    >>> keep_freed_memory() in (True, False)
+    >>> keep_freed_memory()  # doctest: +SKIP
     True
     """
     try:
